@@ -1,0 +1,3 @@
+//! tmp
+#![forbid(unsafe_code)]
+fn main() {}

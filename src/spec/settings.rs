@@ -1,0 +1,130 @@
+//! podrun's own settings: what an OCI configuration has no field for. They travel as annotations
+//! under `dev.podrun.`, so that `spec.json` stays one valid OCI configuration.
+
+use std::collections::{BTreeMap, HashMap};
+
+use oci_spec::runtime::Spec;
+
+use crate::error::{Error, Result};
+
+/// The annotations that are podrun's own.
+const PREFIX: &str = "dev.podrun.";
+const LABEL: &str = "dev.podrun.label.";
+
+/// Seconds between the stop signal and SIGKILL where nothing else is said.
+pub const STOP_TIMEOUT: u64 = 10;
+
+/// What podrun does with a container beyond what OCI describes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// A writable overlay above the root filesystem (`--rootfs DIR:O`).
+    pub overlay: bool,
+    /// A minimal PID 1 that forwards signals and reaps (`--init`).
+    pub init: bool,
+    /// The shim deletes the container once it has ended (`--rm`).
+    pub rm: bool,
+    /// Stdin is a pipe that stays open (`-i`) rather than `/dev/null`.
+    pub interactive: bool,
+    /// The signal that `stop` sends first.
+    pub stop_signal: i32,
+    /// Seconds between that signal and SIGKILL.
+    pub stop_timeout: u64,
+    /// `--label KEY=VALUE`.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            overlay: false,
+            init: false,
+            rm: false,
+            interactive: false,
+            stop_signal: nix::libc::SIGTERM,
+            stop_timeout: STOP_TIMEOUT,
+            labels: BTreeMap::new(),
+        }
+    }
+}
+
+impl Settings {
+    /// The settings that `spec` carries; what it does not name has its default, and a name under
+    /// `dev.podrun.` that this build does not know is an error.
+    pub fn of(spec: &Spec) -> Result<Self> {
+        let mut settings = Self::default();
+        for (key, value) in spec.annotations().iter().flatten() {
+            if let Some(label) = key.strip_prefix(LABEL) {
+                settings.labels.insert(label.to_owned(), value.clone());
+                continue;
+            }
+            let Some(name) = key.strip_prefix(PREFIX) else { continue };
+            let wrong =
+                || Error::usage(format!("annotation {key}"), format!("{value:?} is not a legal value"));
+            match name {
+                "overlay" => settings.overlay = value.parse().map_err(|_| wrong())?,
+                "init" => settings.init = value.parse().map_err(|_| wrong())?,
+                "rm" => settings.rm = value.parse().map_err(|_| wrong())?,
+                "interactive" => settings.interactive = value.parse().map_err(|_| wrong())?,
+                "stop-signal" => settings.stop_signal = value.parse().map_err(|_| wrong())?,
+                "stop-timeout" => settings.stop_timeout = value.parse().map_err(|_| wrong())?,
+                _ => return Err(Error::usage(format!("annotation {key}"), "is not one that podrun knows")),
+            }
+        }
+        Ok(settings)
+    }
+
+    /// Adds these settings to `annotations`; what has its default is left out.
+    pub fn write_to(&self, annotations: &mut HashMap<String, String>) {
+        let default = Self::default();
+        let mut put = |name: &str, value: String| {
+            annotations.insert(format!("{PREFIX}{name}"), value);
+        };
+        for (name, value) in [
+            ("overlay", self.overlay),
+            ("init", self.init),
+            ("rm", self.rm),
+            ("interactive", self.interactive),
+        ] {
+            if value {
+                put(name, value.to_string());
+            }
+        }
+        if self.stop_signal != default.stop_signal {
+            put("stop-signal", self.stop_signal.to_string());
+        }
+        if self.stop_timeout != default.stop_timeout {
+            put("stop-timeout", self.stop_timeout.to_string());
+        }
+        for (label, value) in &self.labels {
+            put(&format!("label.{label}"), value.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn settings_come_back_from_the_annotations_they_became(
+            overlay: bool, init: bool, rm: bool, interactive: bool, stop_signal in 1..65i32,
+            stop_timeout: u64, labels in prop::collection::btree_map(".{0,9}", ".{0,9}", 0..4),
+        ) {
+            let settings = Settings { overlay, init, rm, interactive, stop_signal, stop_timeout, labels };
+            let mut annotations = HashMap::new();
+            settings.write_to(&mut annotations);
+            let mut spec = Spec::default();
+            spec.set_annotations(Some(annotations));
+            prop_assert_eq!(Settings::of(&spec).unwrap(), settings);
+        }
+    }
+
+    #[test]
+    fn an_unknown_setting_is_refused() {
+        let mut spec = Spec::default();
+        spec.set_annotations(Some(HashMap::from([("dev.podrun.colour".to_owned(), "red".to_owned())])));
+        assert!(Settings::of(&spec).is_err());
+    }
+}

@@ -1,0 +1,212 @@
+//! What is known about a container, and how it is kept on disk.
+//!
+//! [`State`] is `state.json`: written before anything exists, replaced by rename at each
+//! transition, and carrying what tells a container from a stranger: the boot id, and for each
+//! process its pid *and start time*. [`ExitRecord`] is `exit.json`: how the container ended.
+//!
+//! ```text
+//!  creating ──▶ created ──start──▶ running ──init ends──▶ stopped ──start (supervised)──▶ creating
+//!      └──── create fails: nothing is left ────┘              └──delete──▶ gone
+//! ```
+//!
+//! One writer: the shim while it lives (it holds the [`lock`]), else the command that took the
+//! lock. Readers take no lock: [`publish`] never shows half a file. [`store`] is the directory
+//! of all containers.
+
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::paths::ContainerId;
+
+pub mod lock;
+pub mod process;
+pub mod publish;
+pub mod store;
+
+/// The version of `state.json` and `exit.json` that this build writes.
+pub const STATE_VERSION: u32 = 1;
+
+/// The OCI status of a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Being built; a crash here leaves something that only `delete -f` removes.
+    Creating,
+    /// Built; init waits just before `execve`.
+    Created,
+    /// The command runs.
+    Running,
+    /// Running, and frozen.
+    Paused,
+    /// Ended.
+    Stopped,
+}
+
+impl Status {
+    /// The word that the OCI state, `list` and `inspect` show.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+impl std::fmt::Display for Status {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Who waits for init.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// A `podrun-shim` of ours.
+    Supervised,
+    /// The engine that called `create --bundle`.
+    Oci,
+}
+
+/// A process that cannot be mistaken for another one: within one boot, no two processes share
+/// both numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProcessRef {
+    /// The pid in the host's pid namespace.
+    pub pid: i32,
+    /// Field 22 of `/proc/PID/stat`: clock ticks since boot.
+    pub start_time: u64,
+}
+
+/// `state.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct State {
+    /// [`STATE_VERSION`] of the writer.
+    pub version: u32,
+    /// The container.
+    pub id: ContainerId,
+    /// The last status its writer knew; see [`store`] for what is true now.
+    pub status: Status,
+    /// Who waits for init.
+    pub mode: Mode,
+    /// `/proc/sys/kernel/random/boot_id` of the boot in which the processes below live.
+    pub boot_id: String,
+    /// The container's init, once it was cloned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<ProcessRef>,
+    /// The shim, in supervised mode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shim: Option<ProcessRef>,
+    /// The container's cgroup: absolute, on the host. Empty where cgroups are disabled.
+    pub cgroup_path: PathBuf,
+    /// The bundle: the caller's in OCI mode, the container's own directory otherwise.
+    pub bundle: PathBuf,
+    /// The root filesystem, as an absolute path on the host.
+    pub rootfs: PathBuf,
+    /// When `create` began.
+    pub created_at: Timestamp,
+    /// When the command was executed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
+    /// What the status cannot say: why the exit code is unknown, why a start failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Ending {
+    /// It called `exit` with this code.
+    Exited(i32),
+    /// This signal ended it.
+    Signaled {
+        /// The signal's number.
+        signal: i32,
+        /// A core was dumped.
+        core: bool,
+    },
+}
+
+impl Ending {
+    /// The code that shells and engines use: the exit code, or 128 + the signal.
+    pub fn code(self) -> i32 {
+        match self {
+            Self::Exited(code) => code,
+            Self::Signaled { signal, .. } => 128 + signal,
+        }
+    }
+}
+
+/// `exit.json`: how a container ended, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExitRecord {
+    /// [`STATE_VERSION`] of the writer.
+    pub version: u32,
+    /// The exit code, or 128 + the signal; absent where it cannot be known.
+    pub exit_code: Option<i32>,
+    /// The signal that ended init, or that podrun ended it in the name of.
+    pub exit_signal: Option<i32>,
+    /// A core was dumped.
+    pub core: bool,
+    /// Init was ended by the kernel's OOM killer.
+    pub oom_killed: bool,
+    /// How many processes of the cgroup the OOM killer ended.
+    pub oom_kills: u64,
+    /// When the command was executed; absent where it never was.
+    pub started_at: Option<Timestamp>,
+    /// When init ended.
+    pub finished_at: Option<Timestamp>,
+    /// CPU time in user mode, of init and all it waited for: microseconds.
+    pub user_usec: u64,
+    /// CPU time in kernel mode, likewise.
+    pub system_usec: u64,
+    /// The most memory the cgroup ever used: bytes. Absent without the memory controller.
+    pub memory_peak: Option<u64>,
+    /// Everything that was in the pipes when init ended is in the log.
+    pub logs_drained: bool,
+    /// Why the exit code cannot be known, or why the command never ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl ExitRecord {
+    /// A record that says only that the end was not seen, and why.
+    pub fn unknown(started_at: Option<Timestamp>, reason: impl Into<String>) -> Self {
+        Self {
+            version: STATE_VERSION,
+            exit_code: None,
+            exit_signal: None,
+            core: false,
+            oom_killed: false,
+            oom_kills: 0,
+            started_at,
+            finished_at: None,
+            user_usec: 0,
+            system_usec: 0,
+            memory_peak: None,
+            logs_drained: false,
+            reason: Some(reason.into()),
+        }
+    }
+
+    /// The same record, with the end that `waitid` told.
+    #[must_use]
+    pub fn ended(mut self, ending: Ending) -> Self {
+        self.exit_code = Some(ending.code());
+        if let Ending::Signaled { signal, core } = ending {
+            self.exit_signal = Some(signal);
+            self.core = core;
+        }
+        self.reason = None;
+        self
+    }
+}

@@ -1,0 +1,97 @@
+//! Files that are whole or absent: written beside their place, then renamed into it.
+
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, Result};
+
+/// How much a file of podrun's own may hold: far more than any real one, far less than memory.
+const MAX_FILE: u64 = 64 << 20;
+
+/// Whether a publication must survive a power cut before it returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Whole or absent for every reader; a power cut may take it back.
+    Atomic,
+    /// The same, and on the disk when the call returns.
+    Synced,
+}
+
+/// Puts `bytes` at `path`, mode 0600. Whoever reads `path` meanwhile sees the old file or the new one.
+pub fn bytes(path: &Path, bytes: &[u8], durability: Durability) -> Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".tmp");
+    let temporary = Path::new(&temporary);
+    let result = write(temporary, bytes, durability).and_then(|()| std::fs::rename(temporary, path));
+    if let Err(error) = result {
+        let _ = std::fs::remove_file(temporary);
+        return Err(Error::io("write", path, &error));
+    }
+    if durability == Durability::Synced {
+        // The rename itself is only on the disk once the directory is.
+        let dir = path.parent().unwrap_or(Path::new("/"));
+        File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| Error::io("sync", dir, &error))?;
+    }
+    Ok(())
+}
+
+fn write(path: &Path, bytes: &[u8], durability: Durability) -> std::io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    if durability == Durability::Synced { file.sync_all() } else { Ok(()) }
+}
+
+/// Puts `value` at `path` as JSON.
+pub fn json<T: Serialize>(path: &Path, value: &T, durability: Durability) -> Result<()> {
+    let mut text = serde_json::to_vec_pretty(value)
+        .map_err(|error| Error::failed(format!("encode {}", path.display()), error.to_string()))?;
+    text.push(b'\n');
+    bytes(path, &text, durability)
+}
+
+/// Reads JSON that podrun wrote; `None` where the file is absent.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io("read", path, &error)),
+    };
+    let mut text = Vec::new();
+    file.take(MAX_FILE).read_to_end(&mut text).map_err(|error| Error::io("read", path, &error))?;
+    serde_json::from_slice(&text).map(Some).map_err(|error| {
+        Error::failed(format!("read {}", path.display()), format!("not a file podrun wrote: {error}"))
+            .hint("`podrun delete -f ID` removes a container whose files are damaged")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_publication_leaves_the_old_file_and_no_temporary() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.json");
+        json(&path, &1, Durability::Synced).unwrap();
+        // A directory in the temporary's place makes the write fail.
+        std::fs::create_dir(dir.path().join("a.json.tmp")).unwrap();
+        assert!(json(&path, &2, Durability::Atomic).is_err());
+        assert_eq!(read_json::<i32>(&path).unwrap(), Some(1));
+    }
+
+    #[test]
+    fn a_truncated_file_is_an_error_with_a_hint_and_an_absent_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.json");
+        assert_eq!(read_json::<i32>(&path).unwrap(), None);
+        std::fs::write(&path, "{\"a\":").unwrap();
+        let error = read_json::<serde_json::Value>(&path).unwrap_err();
+        assert!(error.why.starts_with("not a file podrun wrote"), "{error}");
+        assert!(error.hint.is_some());
+    }
+}

@@ -1,0 +1,289 @@
+//! The directory of all containers: how one appears in it, leaves it, and is seen.
+//!
+//! ```text
+//!  .new-ID-PID/ ──rename──▶ ID/ ──rename──▶ .old-ID-PID/ ──▶ removed
+//! ```
+//!
+//! A container appears and disappears by one rename, so that a reader never meets half of one;
+//! what a crash leaves under another name is swept by the next `delete` of that ID. Names that begin
+//! with a dot are no IDs.
+
+use std::fs::DirBuilder;
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::paths::{ContainerId, ContainerPaths, Roots};
+use crate::state::lock::Lock;
+use crate::state::process::boot_id;
+use crate::state::publish::{self, Durability};
+use crate::state::{ExitRecord, Mode, State, Status};
+
+/// Creates `dir` and what is missing above it, mode 0700.
+pub fn make_dir(dir: &Path) -> Result<()> {
+    let result = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    result.map_err(|error| {
+        Error::io("create", dir, &error)
+            .hint("podrun keeps its state there; `--root DIR` chooses another place")
+    })
+}
+
+/// Every container's ID, sorted. A root that does not exist yet holds none.
+pub fn list(roots: &Roots) -> Result<Vec<ContainerId>> {
+    let dir = roots.containers();
+    let entries = match std::fs::read_dir(&dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::io("read", dir, &error)),
+    };
+    let mut ids: Vec<ContainerId> =
+        entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    ids.sort_unstable();
+    Ok(ids)
+}
+
+/// Puts a new container into the store: `fill` writes its files into a directory that nobody sees
+/// until they are all there. The caller holds the container's lock.
+pub fn insert(
+    roots: &Roots,
+    id: &ContainerId,
+    fill: impl FnOnce(&ContainerPaths) -> Result<()>,
+) -> Result<ContainerPaths> {
+    let paths = roots.container(id);
+    if paths.dir.symlink_metadata().is_ok() {
+        return Err(Error::failed(format!("container {id}"), "already exists")
+            .hint(format!("choose another ID, or remove it first: `podrun delete -f {id}`")));
+    }
+    make_dir(&roots.containers())?;
+    sweep(roots, id);
+    let new = ContainerPaths {
+        dir: roots.containers().join(format!(".new-{id}-{}", std::process::id())),
+        ..paths.clone()
+    };
+    let result =
+        make_dir(&new.dir).and_then(|()| make_dir(&new.log_dir())).and_then(|()| fill(&new)).and_then(|()| {
+            std::fs::rename(&new.dir, &paths.dir).map_err(|error| Error::io("create", &paths.dir, &error))
+        });
+    match result {
+        Ok(()) => Ok(paths),
+        Err(error) => {
+            let _ = std::fs::remove_dir_all(&new.dir);
+            Err(error)
+        }
+    }
+}
+
+/// Takes a container out of the store and removes its files. The caller holds its lock, and no
+/// process and no mount of it is left.
+pub fn remove(roots: &Roots, id: &ContainerId) -> Result<()> {
+    let paths = roots.container(id);
+    let old = roots.containers().join(format!(".old-{id}-{}", std::process::id()));
+    match std::fs::rename(&paths.dir, &old) {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(Error::io("remove", &paths.dir, &error)),
+    }
+    for dir in [&old, &paths.run_dir] {
+        match std::fs::remove_dir_all(dir) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(Error::io("remove", dir, &error));
+            }
+            _ => {}
+        }
+    }
+    sweep(roots, id);
+    Ok(())
+}
+
+/// Whether a crash left something of `id` under another name.
+pub fn has_leftovers(roots: &Roots, id: &ContainerId) -> bool {
+    roots.container(id).run_dir.exists() || !leftovers(roots, id).is_empty()
+}
+
+fn leftovers(roots: &Roots, id: &ContainerId) -> Vec<PathBuf> {
+    let is_one = |name: &str| {
+        let rest = name.strip_prefix(".new-").or_else(|| name.strip_prefix(".old-"));
+        let (owner, pid) = rest.and_then(|rest| rest.rsplit_once('-'))?;
+        (owner == id.as_str() && pid.bytes().all(|c| c.is_ascii_digit())).then_some(())
+    };
+    let entries = std::fs::read_dir(roots.containers()).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_name().to_str().is_some_and(|name| is_one(name).is_some()))
+        .map(|entry| entry.path())
+        .collect()
+}
+
+/// Removes what a crash left of `id` under another name. Best effort: it is in nobody's way.
+fn sweep(roots: &Roots, id: &ContainerId) {
+    for dir in leftovers(roots, id) {
+        let _ = std::fs::remove_dir_all(dir);
+    }
+}
+
+/// A container as it is now: what its files say, held against the processes that live.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// `state.json`, with `status` and `reason` corrected to what is true now.
+    pub state: State,
+    /// A shim holds the container's lock.
+    pub shim_alive: bool,
+    /// Init runs.
+    pub pid_alive: bool,
+    /// How it ended, once it did.
+    pub exit: Option<ExitRecord>,
+}
+
+/// The container `id` as it is now; an error that says so where it does not exist.
+pub fn view(roots: &Roots, id: &ContainerId) -> Result<View> {
+    // Deleted between the listing and the look is the same as never there.
+    find(roots, id)?.ok_or_else(|| Error::no_such_container(id))
+}
+
+/// The container `id` as it is now, `None` where it does not exist.
+pub fn find(roots: &Roots, id: &ContainerId) -> Result<Option<View>> {
+    let paths = roots.container(id);
+    // The lock first: where it is free, whoever held it has written its last word before.
+    let held = Lock::is_held(&paths.lock)?;
+    let Some(state) = publish::read_json::<State>(&paths.state())? else {
+        if paths.dir.exists() {
+            return Err(Error::failed(format!("container {id}"), "has no state.json")
+                .hint(format!("`podrun delete -f {id}` removes what is left of it")));
+        }
+        return Ok(None);
+    };
+    if state.id != *id {
+        return Err(Error::failed(
+            format!("read {}", paths.state().display()),
+            format!("it is the state of container {}", state.id),
+        )
+        .hint(format!("`podrun delete -f {id}` removes what is left of it")));
+    }
+    let exit = match publish::read_json::<ExitRecord>(&paths.run_exit())? {
+        Some(exit) => Some(exit),
+        None => publish::read_json(&paths.exit())?,
+    };
+    Ok(Some(observe(state, exit, held, &boot_id())))
+}
+
+/// What is true now of a container whose files say `state` and `exit`.
+fn observe(mut state: State, exit: Option<ExitRecord>, held: bool, boot_id: &str) -> View {
+    let same_boot = state.boot_id == boot_id;
+    let shim_alive = held && same_boot && state.mode == Mode::Supervised;
+    if state.status == Status::Stopped {
+        return View { state, shim_alive: false, pid_alive: false, exit };
+    }
+    if !same_boot {
+        let reason = "the host was restarted";
+        state.status = Status::Stopped;
+        state.reason = Some(reason.to_owned());
+        let exit = exit.unwrap_or_else(|| ExitRecord::unknown(state.started_at, reason));
+        return View { state, shim_alive: false, pid_alive: false, exit: Some(exit) };
+    }
+    let pid_alive = state.init.is_some_and(|init| init.is_alive());
+    // A shim that lives will see init's end and tell of it itself, unless it has told already.
+    if pid_alive || (shim_alive && exit.is_none()) || (state.status == Status::Creating && held) {
+        return View { state, shim_alive, pid_alive, exit: None };
+    }
+    if state.status == Status::Creating {
+        state.reason = Some("the command that was creating it is gone".to_owned());
+        return View { state, shim_alive, pid_alive, exit: None };
+    }
+    state.status = Status::Stopped;
+    let exit = exit.unwrap_or_else(|| {
+        ExitRecord::unknown(
+            state.started_at,
+            match state.mode {
+                Mode::Supervised => "its shim was gone when it ended",
+                Mode::Oci => "the engine that created it has the exit status",
+            },
+        )
+    });
+    state.reason = state.reason.or_else(|| exit.reason.clone());
+    View { state, shim_alive, pid_alive, exit: Some(exit) }
+}
+
+/// Publishes `state` at its place.
+pub fn write_state(paths: &ContainerPaths, state: &State, durability: Durability) -> Result<()> {
+    publish::json(&paths.state(), state, durability)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{Ending, ProcessRef, STATE_VERSION};
+
+    fn state(status: Status, init: Option<ProcessRef>) -> State {
+        State {
+            version: STATE_VERSION,
+            id: "c".parse().unwrap(),
+            status,
+            mode: Mode::Supervised,
+            boot_id: "this".into(),
+            init,
+            shim: None,
+            cgroup_path: "/sys/fs/cgroup/x".into(),
+            bundle: "/b".into(),
+            rootfs: "/r".into(),
+            created_at: jiff::Timestamp::UNIX_EPOCH,
+            started_at: None,
+            reason: None,
+        }
+    }
+
+    fn own() -> Option<ProcessRef> {
+        ProcessRef::of(std::process::id().try_into().unwrap())
+    }
+
+    #[test]
+    fn after_a_reboot_every_container_is_stopped_with_the_reason() {
+        let view = observe(state(Status::Running, own()), None, true, "next");
+        assert_eq!(view.state.status, Status::Stopped);
+        assert_eq!(view.state.reason.as_deref(), Some("the host was restarted"));
+        assert_eq!(view.exit.unwrap().exit_code, None);
+        assert!(!view.shim_alive && !view.pid_alive);
+    }
+
+    #[test]
+    fn a_running_container_without_a_shim_is_running_and_says_that_the_shim_is_gone() {
+        let view = observe(state(Status::Running, own()), None, false, "this");
+        assert_eq!(view.state.status, Status::Running);
+        assert!(!view.shim_alive && view.pid_alive);
+    }
+
+    #[test]
+    fn an_end_that_nobody_saw_is_unknown_and_never_zero() {
+        let gone = own().map(|own| ProcessRef { start_time: 1, ..own });
+        let view = observe(state(Status::Running, gone), None, false, "this");
+        assert_eq!(view.state.status, Status::Stopped);
+        assert_eq!(view.exit.unwrap().exit_code, None);
+    }
+
+    #[test]
+    fn the_exit_record_is_believed_before_the_state_says_stopped() {
+        let gone = own().map(|own| ProcessRef { start_time: 1, ..own });
+        let record = ExitRecord::unknown(None, "").ended(Ending::Exited(42));
+        let view = observe(state(Status::Running, gone), Some(record), true, "this");
+        assert_eq!(view.state.status, Status::Stopped);
+        assert_eq!(view.exit.unwrap().exit_code, Some(42));
+    }
+
+    #[test]
+    fn insertion_is_one_rename_and_failure_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let roots = Roots::new(Some(dir.path()), None).unwrap();
+        let id: ContainerId = "c".parse().unwrap();
+        let refused = insert(&roots, &id, |_| Err(Error::failed("x", "y")));
+        assert!(refused.is_err());
+        assert_eq!(std::fs::read_dir(roots.containers()).unwrap().count(), 0);
+        insert(&roots, &id, |_| Ok(())).unwrap();
+        assert_eq!(list(&roots).unwrap(), std::slice::from_ref(&id));
+        assert!(insert(&roots, &id, |_| Ok(())).is_err());
+        std::fs::create_dir(roots.containers().join(".old-c-17")).unwrap();
+        std::fs::create_dir(roots.containers().join(".old-c-d-17")).unwrap();
+        remove(&roots, &id).unwrap();
+        let left: Vec<_> =
+            std::fs::read_dir(roots.containers()).unwrap().flatten().map(|e| e.file_name()).collect();
+        assert_eq!(left, [".old-c-d-17"], "the leftovers of c are swept, those of c-d are not");
+    }
+}

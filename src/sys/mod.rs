@@ -1,0 +1,1 @@
+//! The only unsafe code of podrun: system calls that neither rustix nor nix wraps.
