@@ -25,9 +25,14 @@
 //!  state ─▶ paths, sys        spec, paths ─▶ error          sys ─▶ nothing
 //! ```
 
+pub mod cgroup;
+pub mod client;
 pub mod error;
+pub mod launch;
+pub mod log;
 pub mod paths;
 pub mod protocol;
+pub mod runtime;
 pub mod spec;
 pub mod state;
 pub mod sys;

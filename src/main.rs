@@ -1,3 +1,11 @@
-//! tmp
+//! `podrun`: parse → command → exit code. The one place where an error is printed is
+//! [`cli::fail`].
 #![forbid(unsafe_code)]
-fn main() {}
+
+use std::process::ExitCode;
+
+mod cli;
+
+fn main() -> ExitCode {
+    cli::main()
+}

@@ -23,6 +23,7 @@ use crate::paths::{ContainerId, Roots};
 use crate::state::{Ending, ExitRecord};
 
 pub mod frame;
+pub mod socket;
 
 /// The protocol this build speaks.
 pub const VERSION: u32 = 1;

@@ -2,11 +2,23 @@
 //!
 //! ```text
 //!  flags ──options──▶ compile ─▶ OCI Spec ─▶ spec.json ─▶ launch
+//!              host ────┘ │ the files it mounts over /etc
 //!  config.json ─────────────────────▶ validate ──┘
 //! ```
 //!
-//! Pure functions: nothing here touches a container.
+//! Pure functions, but for [`host`]: nothing here touches a container.
 
+pub mod compile;
+mod defaults;
+pub mod env;
+pub mod host;
+pub mod options;
+pub mod rootfiles;
 pub mod settings;
+pub mod signal;
+pub mod validate;
+pub mod volume;
 
+pub use compile::{Compiled, compile};
 pub use oci_spec::runtime::Spec;
+pub use options::Options;

@@ -5,7 +5,7 @@
 //! descriptor and ends with the last one; but it can be *asked about* (`F_OFD_GETLK`) without
 //! being taken for an instant, so that `list` never makes a `create` fail.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -72,14 +72,17 @@ impl Lock {
             }
             // `delete` unlinks the file while it holds the lock: what was locked here may be a
             // file that no other command will ever open again.
-            let held = file.metadata().map_err(|error| failed(&error))?;
-            match std::fs::metadata(path) {
-                Ok(now) if (now.dev(), now.ino()) == (held.dev(), held.ino()) => return Ok(Some(Self(file))),
-                Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(failed(&error)),
+            let lock = Self(file);
+            if lock.protects(path) {
+                return Ok(Some(lock));
             }
         }
+    }
+
+    /// Whether `path` still is the file that is locked here.
+    pub fn protects(&self, path: &Path) -> bool {
+        let same = |held: Metadata, now: Metadata| (held.dev(), held.ino()) == (now.dev(), now.ino());
+        self.0.metadata().is_ok_and(|held| std::fs::metadata(path).is_ok_and(|now| same(held, now)))
     }
 
     /// Whether somebody holds the lock at `path`. Takes nothing.

@@ -165,7 +165,7 @@ pub struct ExitRecord {
     pub started_at: Option<Timestamp>,
     /// When init ended.
     pub finished_at: Option<Timestamp>,
-    /// CPU time in user mode, of init and all it waited for: microseconds.
+    /// CPU time in user mode, of every process of the container: microseconds.
     pub user_usec: u64,
     /// CPU time in kernel mode, likewise.
     pub system_usec: u64,

@@ -1,3 +1,119 @@
-//! tmp
+//! podrun-shim: the supervisor of one container.
+//!
+//! Started by `podrun create` and `podrun run` with the control socket as descriptor 3; of no use by
+//! hand. It owns the container's init by its pidfd, pumps its output into the log, answers on the
+//! control socket, and ends when the container has ended.
+//!
+//! ```text
+//!  bootstrap ──Owned──▶ driver ◀──▶ machine (decides, pure)
+//!                         ├── server: a task for each client of the control socket
+//!                         ├── log: the pump from the pipes to the file
+//!                         ├── exec: a task for each process run inside
+//!                         └── record: the exit record
+//! ```
+//!
+//! One thread, one epoll loop: `clone` without `exec` is only safe in a process that has no
+//! other thread.
 #![forbid(unsafe_code)]
-fn main() {}
+
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::process::ExitCode;
+
+use podrun::error::{Error, Result};
+use podrun::paths::ContainerPaths;
+
+mod bootstrap;
+mod child;
+mod connection;
+mod driver;
+mod exec;
+mod fd;
+mod ledger;
+mod log;
+mod machine;
+mod owned;
+mod record;
+mod server;
+mod signals;
+
+/// The control socket's descriptor.
+const CONTROL: i32 = 3;
+
+const USAGE: &str = "podrun-shim is started by podrun for each container; there is nothing to run by hand.";
+
+fn main() -> ExitCode {
+    match std::env::args().nth(1).as_deref() {
+        Some("--version") => {
+            println!("podrun-shim {}", env!("CARGO_PKG_VERSION"));
+            return ExitCode::SUCCESS;
+        }
+        Some("--help" | "-h") => {
+            println!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        _ => {}
+    }
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            eprintln!("podrun-shim: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let control: OwnedFd = podrun::sys::fd::inherited(CONTROL)
+        .map_err(|error| Error::io("use", "the control socket", &error).hint(USAGE))?;
+    // What reparents to the shim is reaped by it, and nobody may trace it or read its memory.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .map_err(|errno| Error::os("become a subreaper", errno))?;
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .map_err(|errno| Error::os("become undumpable", errno))?;
+    let Some(launched) = bootstrap::launch(control, log_to)? else { return Ok(()) };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+        .map_err(|error| Error::io("start", "the event loop", &error))?;
+    let tasks = tokio::task::LocalSet::new();
+    let bootstrap::Launched { owned, spec, creator } = launched;
+    let result = tasks.block_on(&runtime, driver::run(owned, &spec, Some(creator)));
+    // Nothing of what clients still have in flight is of any use: end at once.
+    result
+}
+
+/// Opens `shim.log` when there is something to say, so that a quiet shim has no file open.
+#[derive(Clone, Debug)]
+struct ShimLog(std::path::PathBuf);
+
+impl std::io::Write for ShimLog {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        let mut options = std::fs::OpenOptions::new();
+        options.append(true).create(true).mode(0o600).open(&self.0)?.write_all(line)?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn log_to(paths: &ContainerPaths) {
+    let log = ShimLog(paths.shim_log());
+    let level = match std::env::var("PODRUN_LOG").as_deref() {
+        Ok("debug") => tracing::Level::DEBUG,
+        Ok("trace") => tracing::Level::TRACE,
+        _ => tracing::Level::INFO,
+    };
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_max_level(level)
+        .with_writer(move || log.clone())
+        .finish();
+    // Set once, here; a second one cannot happen.
+    let _ = tracing::subscriber::set_global_default(subscriber);
+    std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+}

@@ -1,0 +1,132 @@
+//! The options that `create` and `run` share.
+
+use podrun::error::{Error, Kind, Result};
+use podrun::paths::{ContainerId, Roots};
+use podrun::spec::host::Host;
+use podrun::spec::options::{Network, Rootfs};
+use podrun::spec::settings::STOP_TIMEOUT;
+use podrun::spec::{self, Compiled, Options, env};
+
+/// What a supervised container is made of.
+#[derive(Debug, clap::Args)]
+#[group(id = "container")]
+pub(super) struct ContainerArgs {
+    /// The root filesystem; `:O` leaves it untouched and puts a writable overlay above it, `/:O` is the host's own
+    #[arg(long, value_name = "DIR[:O]")]
+    pub(super) rootfs: Option<Rootfs>,
+    /// The root filesystem cannot be written
+    #[arg(long)]
+    read_only: bool,
+    /// Set an environment variable; a bare KEY passes on your own value
+    #[arg(long, short, value_name = "KEY=VALUE")]
+    env: Vec<String>,
+    /// Read environment variables from a file, one a line
+    #[arg(long, value_name = "FILE")]
+    env_file: Vec<String>,
+    /// The working directory
+    #[arg(long, short = 'w', visible_alias = "workdir", value_name = "DIR")]
+    cwd: Option<String>,
+    /// The user, and the group, by name or number
+    #[arg(long, short, value_name = "USER[:GROUP]")]
+    user: Option<String>,
+    /// The hostname [default: made from the ID]
+    #[arg(long, value_name = "NAME")]
+    hostname: Option<String>,
+    /// Run a minimal init as PID 1 that forwards signals and reaps
+    #[arg(long)]
+    init: bool,
+    /// The network: host, none, or ns:PATH
+    #[arg(long, value_name = "NETWORK", default_value = "host")]
+    network: Network,
+    /// Attach a label
+    #[arg(long, value_name = "KEY=VALUE")]
+    label: Vec<String>,
+    /// Attach an OCI annotation
+    #[arg(long, value_name = "KEY=VALUE")]
+    annotation: Vec<String>,
+    /// Mount a file or directory of the host: ro, rw, bind, rbind, nosuid, nodev, noexec, and propagation
+    #[arg(long, short, value_name = "SRC:DST[:OPTS]")]
+    volume: Vec<String>,
+    /// Mount an empty file system in memory
+    #[arg(long, value_name = "DST[:OPTS]")]
+    tmpfs: Vec<String>,
+    /// The signal that `stop` sends first [default: TERM]
+    #[arg(long, value_name = "SIGNAL")]
+    stop_signal: Option<String>,
+    /// Seconds between that signal and KILL
+    #[arg(long, value_name = "SECONDS", default_value_t = STOP_TIMEOUT)]
+    stop_timeout: u64,
+    /// Keep stdin open
+    #[arg(long, short)]
+    pub(super) interactive: bool,
+    /// The command and its arguments
+    #[arg(last = true, value_name = "CMD")]
+    command: Vec<String>,
+}
+
+impl ContainerArgs {
+    /// The container `id` that these options describe.
+    pub(super) fn compile(self, roots: &Roots, id: &ContainerId, rm: bool) -> Result<Compiled> {
+        let missing = |what| {
+            Error::usage(what, "is missing")
+                .hint("podrun run --rootfs DIR -- CMD: the command stands behind `--`")
+        };
+        let rootfs = self.rootfs.ok_or_else(|| missing("--rootfs"))?;
+        if self.command.is_empty() {
+            return Err(missing("command"));
+        }
+        let mut environment = Vec::new();
+        for name in &self.env_file {
+            let text = std::fs::read_to_string(name).map_err(|error| Error::io("read", name, &error))?;
+            environment.extend(env::file(name, &text, &own)?);
+        }
+        environment.extend(variables(&self.env)?);
+        let options = Options {
+            read_only: self.read_only,
+            env: environment,
+            cwd: self.cwd,
+            user: self.user,
+            hostname: self.hostname,
+            init: self.init,
+            network: self.network,
+            labels: self.label,
+            annotations: self.annotation,
+            volumes: self.volume,
+            tmpfs: self.tmpfs,
+            stop_signal: self.stop_signal,
+            stop_timeout: self.stop_timeout,
+            interactive: self.interactive,
+            rm,
+            ..Options::new(rootfs, self.command)
+        };
+        // The exit code of a usage error is that of any other failure here: 125.
+        let host = Host::read(&options)?;
+        spec::compile(&options, id, &roots.container(id), &host)
+    }
+}
+
+/// The entries that `--env` means.
+pub(super) fn variables(flags: &[String]) -> Result<Vec<String>> {
+    let entries: Result<Vec<_>> = flags.iter().map(|flag| env::flag(flag, &own)).collect();
+    Ok(entries?.into_iter().flatten().collect())
+}
+
+/// podrun's own value of a variable.
+fn own(key: &str) -> Option<String> {
+    std::env::var(key).ok()
+}
+
+/// That a shim is not there, or not for this, told apart by what the container is now.
+pub(super) fn not_running(what: String, view: &podrun::state::store::View) -> Error {
+    use podrun::state::{Mode, Status};
+    let (mode, status) = (view.state.mode, view.state.status);
+    match (mode, status) {
+        (Mode::Oci, Status::Running | Status::Created) => {
+            Error::new(Kind::WrongState, what, "the container has no shim: an engine supervises it")
+        }
+        (Mode::Supervised, Status::Running) => {
+            Error::new(Kind::WrongState, what, "the container's shim is gone")
+        }
+        _ => Error::new(Kind::WrongState, what, format!("container not running: it is {status}")),
+    }
+}

@@ -1,0 +1,67 @@
+//! `podrun create`: builds a container up to, not including, running its command.
+
+use std::path::{Path, PathBuf};
+
+use podrun::error::{Error, Result};
+use podrun::paths::{ContainerId, Roots};
+use podrun::state::publish::{self, Durability};
+use podrun::{client, runtime};
+
+use super::container::ContainerArgs;
+use super::{Outcome, out};
+
+/// What the command does, in a line.
+pub(super) const ABOUT: &str = "Create a container; `start` then runs its command";
+
+#[derive(Debug, clap::Args)]
+#[command(about = ABOUT, after_help = "Example: podrun create web --rootfs /srv/web -- /usr/bin/httpd -f\n\
+             Example: podrun create --bundle /path/to/bundle --pid-file /run/web.pid web")]
+#[group(id = "what", required = true, multiple = true, args = ["rootfs", "bundle"])]
+pub(super) struct Args {
+    /// The container's name
+    #[arg(value_name = "ID")]
+    id: ContainerId,
+    /// Create from an OCI bundle; the caller supervises
+    #[arg(long, short, value_name = "DIR", conflicts_with = "container")]
+    bundle: Option<PathBuf>,
+    /// Write the pid of the container's first process here
+    #[arg(long, value_name = "FILE")]
+    pid_file: Option<PathBuf>,
+    #[command(flatten)]
+    container: ContainerArgs,
+}
+
+impl Args {
+    pub(super) fn launches(&self) -> bool {
+        self.bundle.is_none()
+    }
+}
+
+pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
+    if let Some(bundle) = &args.bundle {
+        runtime::create(roots, &args.id, bundle, args.pid_file.as_deref())?;
+        return Ok(0);
+    }
+    let compiled = args.container.compile(roots, &args.id, false)?;
+    let (_, pid) = client::create(roots, &args.id, &compiled.spec, &compiled.files)?;
+    publish_pid(roots, &args.id, pid, args.pid_file.as_deref())?;
+    out::line(&args.id)?;
+    Ok(0)
+}
+
+/// Writes the pid file that was asked for. Where it cannot be written nothing is left.
+pub(super) fn publish_pid(roots: &Roots, id: &ContainerId, pid: i32, file: Option<&Path>) -> Result<()> {
+    let Some(file) = file else { return Ok(()) };
+    publish::bytes(file, pid.to_string().as_bytes(), Durability::Atomic)
+        .map_err(|error| discard(roots, id, error))
+}
+
+/// Removes the container `id` that was created for nothing; returns what went wrong with it.
+pub(super) fn discard(roots: &Roots, id: &ContainerId, error: Error) -> Error {
+    match client::delete(roots, id, true) {
+        Err(left) if left.kind != podrun::error::Kind::NoSuchContainer => {
+            error.hint(format!("`podrun delete -f {id}` removes what is left of it: {left}"))
+        }
+        _ => error,
+    }
+}

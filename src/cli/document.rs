@@ -1,0 +1,105 @@
+//! The JSON that `state`, `inspect` and `list` show of a container: the OCI state, and what podrun
+//! knows beyond it.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use podrun::error::Result;
+use podrun::paths::ContainerPaths;
+use podrun::state::store::View;
+use podrun::state::{Mode, Status, publish};
+use serde::{Deserialize, Serialize};
+
+/// The version of the OCI runtime specification whose state this is.
+const OCI_VERSION: &str = "1.2.0";
+
+/// One container.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Document {
+    oci_version: &'static str,
+    id: String,
+    status: Status,
+    pid: i32,
+    bundle: PathBuf,
+    rootfs: PathBuf,
+    created: Timestamp,
+    created_at: Timestamp,
+    started_at: Option<Timestamp>,
+    finished_at: Option<Timestamp>,
+    exit_code: Option<i32>,
+    exit_signal: Option<i32>,
+    oom_killed: bool,
+    /// Absent where an engine supervises.
+    shim: Option<Shim>,
+    pid_alive: bool,
+    cgroup_path: PathBuf,
+    reason: Option<String>,
+    annotations: HashMap<String, String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Shim {
+    pid: i32,
+    alive: bool,
+}
+
+/// What of `spec.json` is shown beside the state.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Excerpt {
+    #[serde(default)]
+    annotations: HashMap<String, String>,
+    #[serde(default)]
+    process: Command,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Command {
+    #[serde(default)]
+    args: Vec<String>,
+}
+
+impl Excerpt {
+    pub(super) fn read(paths: &ContainerPaths) -> Result<Self> {
+        Ok(publish::read_json(&paths.spec())?.unwrap_or_default())
+    }
+
+    /// The container's command line.
+    pub(super) fn command(&self) -> String {
+        self.process.args.join(" ")
+    }
+}
+
+impl Document {
+    pub(super) fn of(view: View, excerpt: Excerpt) -> Self {
+        let View { state, shim_alive, pid_alive, exit } = view;
+        let shim_pid = state.shim.filter(|_| shim_alive).map_or(0, |shim| shim.pid);
+        let exit = exit.as_ref();
+        Self {
+            oci_version: OCI_VERSION,
+            id: state.id.to_string(),
+            status: state.status,
+            pid: pid(&state),
+            bundle: state.bundle,
+            rootfs: state.rootfs,
+            created: state.created_at,
+            created_at: state.created_at,
+            started_at: exit.and_then(|exit| exit.started_at).or(state.started_at),
+            finished_at: exit.and_then(|exit| exit.finished_at),
+            exit_code: exit.and_then(|exit| exit.exit_code),
+            exit_signal: exit.and_then(|exit| exit.exit_signal),
+            oom_killed: exit.is_some_and(|exit| exit.oom_killed),
+            shim: (state.mode == Mode::Supervised).then_some(Shim { pid: shim_pid, alive: shim_alive }),
+            pid_alive,
+            cgroup_path: state.cgroup_path,
+            reason: state.reason.or_else(|| exit.and_then(|exit| exit.reason.clone())),
+            annotations: excerpt.annotations,
+        }
+    }
+}
+
+/// Init's pid, 0 once it has ended.
+pub(super) fn pid(state: &podrun::state::State) -> i32 {
+    state.init.filter(|_| state.status != Status::Stopped).map_or(0, |init| init.pid)
+}

@@ -1,0 +1,253 @@
+//! Follows a container: its log to our output, our stdin to it, our signals to it, until it ends.
+//!
+//! ```text
+//!  shim ──Log{position}──▶ ┌──────────┐ ◀── signals ──▶ forward
+//!  log file ──reader─────▶ │ one poll │
+//!  own stdin ────────────▶ └──────────┘ ──▶ own stdout, stderr
+//! ```
+//!
+//! The shim says how far the log has come and when it has ended, so nobody polls a file and
+//! nobody guesses. A shim that goes away without saying so has written all it ever will.
+
+use jiff::Timestamp;
+use podrun::client::{Client, Received};
+use podrun::error::{Error, Result};
+use podrun::log::line::Stream;
+use podrun::log::reader::{Progress, ReadError, Reader};
+use podrun::protocol::{LogPosition, Reply, Request};
+use podrun::state::ExitRecord;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use super::output::Output;
+use super::signals::Signals;
+use super::stdin::Stdin;
+
+/// How much of the log is taken at once: what is pending in memory stays bounded by it.
+const STEP: u64 = 256 << 10;
+
+/// What a reader of our stdout that goes away means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OnClosedOutput {
+    /// Nothing: the container has not ended (`run`).
+    GoOn,
+    /// There is nobody left to follow for (`logs -f`).
+    Leave,
+}
+
+/// Gives one signal to the container.
+pub(super) type Forward<'a> = dyn Fn(i32) -> Result<()> + 'a;
+
+/// Everything that one following needs.
+pub(super) struct Follower<'a> {
+    /// The shim; without one the log has ended.
+    pub(super) client: Option<Client>,
+    pub(super) reader: Reader,
+    pub(super) output: Output,
+    /// Our signals, and what to do with each.
+    pub(super) signals: Option<(Signals, &'a Forward<'a>)>,
+    pub(super) stdin: Option<Stdin>,
+    /// When to stop at the latest.
+    pub(super) until: Option<Timestamp>,
+    /// Whether to ask for the exit record at the end.
+    pub(super) wants_record: bool,
+    pub(super) on_closed_output: OnClosedOutput,
+    /// Whether to stay until the shim, and with `--rm` the container, is gone.
+    pub(super) until_gone: bool,
+}
+
+/// The one request that the shim has not answered yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Nothing,
+    Log,
+    Record,
+}
+
+/// What became ready.
+#[derive(Clone, Copy, Debug)]
+enum Ready {
+    Client,
+    Signals,
+    Output(Stream),
+    OwnStdin,
+    Stdin,
+}
+
+/// How far a following has come.
+struct Progressing {
+    /// What the shim said last.
+    seen: LogPosition,
+    /// Nothing will follow what is there now.
+    ended: bool,
+    asked: Asked,
+    record: Option<ExitRecord>,
+    step: u64,
+    /// There is nothing left to read up to `seen`.
+    exhausted: bool,
+    past_until: bool,
+}
+
+impl Follower<'_> {
+    /// Follows to the end. The exit record, where the shim told it.
+    pub(super) fn run(mut self) -> Result<Option<ExitRecord>> {
+        let mut state = Progressing {
+            seen: LogPosition::default(),
+            ended: false,
+            asked: Asked::Nothing,
+            record: None,
+            step: STEP,
+            exhausted: false,
+            past_until: false,
+        };
+        if self.client.is_none() {
+            self.close(&mut state)?;
+        }
+        loop {
+            self.ask(&mut state)?;
+            while self.output.is_empty() && !state.exhausted && !state.past_until {
+                self.read(&mut state)?;
+            }
+            let served = self.output.is_empty() && (state.ended && state.exhausted || state.past_until);
+            let told = !self.wants_record || state.record.is_some() || self.client.is_none();
+            let left = self.on_closed_output == OnClosedOutput::Leave && self.output.is_closed();
+            if served && told || left || !self.poll(&mut state)? {
+                break;
+            }
+        }
+        if self.reader.skipped() > 0 {
+            tracing::warn!(lines = self.reader.skipped(), "the log has lines that are no records");
+        }
+        self.output.finish()?;
+        Ok(state.record)
+    }
+
+    /// Keeps one question before the shim.
+    fn ask(&mut self, state: &mut Progressing) -> Result<()> {
+        let Some(client) = &mut self.client else { return Ok(()) };
+        if state.asked != Asked::Nothing {
+            return Ok(());
+        }
+        let (asked, request) = match state.ended {
+            false => (Asked::Log, Request::Follow { seen: state.seen }),
+            true if self.wants_record && state.record.is_none() => (Asked::Record, Request::Wait),
+            true => return Ok(()),
+        };
+        match client.send(&request, &[]) {
+            Ok(()) => state.asked = asked,
+            // It is on its way out: what it had to say is on the disk.
+            Err(_) => self.close(state)?,
+        }
+        Ok(())
+    }
+
+    /// The shim is gone: the log is what the file holds.
+    fn close(&mut self, state: &mut Progressing) -> Result<()> {
+        self.client = None;
+        state.ended = true;
+        state.exhausted = false;
+        state.seen.offset = self.reader.end()?;
+        Ok(())
+    }
+
+    /// Takes one step of the log into the output.
+    fn read(&mut self, state: &mut Progressing) -> Result<()> {
+        let from = self.reader.position();
+        let limit = state.seen.offset.min(from.offset + state.step);
+        let output = &mut self.output;
+        let progress = self.reader.read_up_to(Some(limit), &mut |stream, bytes| {
+            output.push(stream, bytes);
+            Ok(())
+        });
+        match progress {
+            Ok(Progress::PastUntil) => state.past_until = true,
+            Ok(Progress::More) => {}
+            Err(ReadError::Log(error)) => return Err(error),
+            Err(ReadError::Sink(error)) => return Err(Error::io("write", "stdout", &error)),
+        }
+        if self.reader.position() != from {
+            state.step = STEP;
+        } else if limit < state.seen.offset {
+            // One record is longer than the step.
+            state.step *= 2;
+        } else {
+            state.exhausted = true;
+        }
+        Ok(())
+    }
+
+    /// Waits for something to happen, and does it. False when the time is up.
+    fn poll(&mut self, state: &mut Progressing) -> Result<bool> {
+        let timeout = match self.until.map(|until| until.duration_since(Timestamp::now())) {
+            Some(left) if left.is_negative() => return Ok(false),
+            Some(left) => Timespec::try_from(left.unsigned_abs()).ok(),
+            None => None,
+        };
+        let client = self.client.as_ref().filter(|_| state.asked != Asked::Nothing);
+        let signals = self.signals.as_ref().map(|(signals, _)| signals);
+        let stdin = self.stdin.as_ref();
+        let sources = [
+            (Ready::Client, client.map(|client| PollFd::new(client, PollFlags::IN))),
+            (Ready::Signals, signals.map(|signals| PollFd::new(signals, PollFlags::IN))),
+            (Ready::Output(Stream::Stdout), self.output.poll(Stream::Stdout)),
+            (Ready::Output(Stream::Stderr), self.output.poll(Stream::Stderr)),
+            (Ready::OwnStdin, stdin.and_then(Stdin::poll_own)),
+            (Ready::Stdin, stdin.and_then(Stdin::poll_writer)),
+        ];
+        let (what, mut fds): (Vec<_>, Vec<_>) =
+            sources.into_iter().filter_map(|(what, fd)| Some((what, fd?))).unzip();
+        match poll(&mut fds, timeout.as_ref()) {
+            Err(Errno::INTR) => return Ok(true),
+            other => other.map_err(|errno| Error::os("poll", errno))?,
+        };
+        let ready: Vec<_> = what.into_iter().zip(fds.iter().map(PollFd::revents)).collect();
+        for (what, flags) in ready.into_iter().filter(|(_, flags)| !flags.is_empty()) {
+            match what {
+                Ready::Client => self.receive(state)?,
+                Ready::Signals => self.forward(),
+                Ready::Output(stream) => self.output.write(stream, flags),
+                Ready::OwnStdin => self.stdin.iter_mut().for_each(Stdin::read),
+                Ready::Stdin => self.stdin.iter_mut().for_each(|stdin| stdin.write(flags)),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Takes what the shim says.
+    fn receive(&mut self, state: &mut Progressing) -> Result<()> {
+        let Some(client) = &mut self.client else { return Ok(()) };
+        let reply = match client.try_receive() {
+            Ok(Received::Reply(reply, _)) => *reply,
+            Ok(Received::NotYet) => return Ok(()),
+            Ok(Received::Closed) | Err(_) => return self.close(state),
+        };
+        state.asked = Asked::Nothing;
+        match reply {
+            Reply::Log { position, ended } => {
+                state.exhausted &= position == state.seen;
+                (state.seen, state.ended) = (position, ended);
+            }
+            Reply::Ended(record) => {
+                state.record = Some(*record);
+                // Closing tells the shim that we have it.
+                let client = self.client.take();
+                if self.until_gone {
+                    client.map_or(Ok(()), Client::wait_gone)?;
+                }
+            }
+            Reply::Refused(error) => return Err(error),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Passes our signals on. A container that has just ended hears none, which is no error.
+    fn forward(&mut self) {
+        let Some((signals, forward)) = &mut self.signals else { return };
+        for signal in signals.pending() {
+            if let Err(error) = forward(signal) {
+                tracing::debug!(signal, %error, "not forwarded");
+            }
+        }
+    }
+}

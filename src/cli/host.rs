@@ -1,0 +1,39 @@
+//! Whether podrun can work here at all: root, and a kernel that knows what it is asked.
+
+use podrun::error::{Error, Result};
+
+/// The oldest kernel with everything that launch uses.
+const KERNEL: (u32, u32) = (5, 14);
+
+pub(super) fn check() -> Result<()> {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy();
+    if version(&release).is_some_and(|version| version < KERNEL) {
+        return Err(Error::failed(format!("kernel Linux {release}"), "is too old")
+            .hint(format!("podrun needs Linux {}.{} or newer", KERNEL.0, KERNEL.1)));
+    }
+    if !rustix::process::geteuid().is_root() {
+        return Err(Error::failed("user", "podrun needs root").hint("run it as root, for example with sudo"));
+    }
+    Ok(())
+}
+
+/// The first two numbers of a kernel's release; what cannot be read is taken for new.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_are_compared_as_numbers() {
+        assert!(version("2.6.40+").unwrap() < KERNEL);
+        assert!(version("5.9.0-rc1").unwrap() < KERNEL);
+        assert!(version("5.14.0-70.el9.x86_64").unwrap() >= KERNEL);
+        assert!(version("6.1").unwrap() >= KERNEL);
+        assert_eq!(version("odd"), None);
+    }
+}

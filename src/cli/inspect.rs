@@ -1,0 +1,77 @@
+//! `podrun inspect`: everything about containers, as JSON.
+
+use std::path::PathBuf;
+
+use podrun::error::Result;
+use podrun::paths::{ContainerId, ContainerPaths, Roots};
+use podrun::state::{publish, store};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::document::{Document, Excerpt};
+use super::{Errors, Outcome, out};
+
+/// What the command does, in a line.
+pub(super) const ABOUT: &str = "Print everything about containers as JSON: state, spec and paths";
+
+#[derive(Debug, clap::Args)]
+#[command(about = ABOUT, after_help = "Example: podrun inspect web db")]
+pub(super) struct Args {
+    /// The containers
+    #[arg(value_name = "ID", required = true)]
+    ids: Vec<ContainerId>,
+}
+
+#[derive(Debug, Serialize)]
+struct Inspected {
+    state: Document,
+    spec: Value,
+    paths: Paths,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Paths {
+    dir: PathBuf,
+    run_dir: PathBuf,
+    spec: PathBuf,
+    state: PathBuf,
+    log: PathBuf,
+    exit: PathBuf,
+    socket: PathBuf,
+    shim_log: PathBuf,
+}
+
+impl Paths {
+    fn of(paths: ContainerPaths) -> Self {
+        Self {
+            spec: paths.spec(),
+            state: paths.state(),
+            log: paths.log(),
+            exit: paths.exit(),
+            socket: paths.socket(),
+            shim_log: paths.shim_log(),
+            dir: paths.dir,
+            run_dir: paths.run_dir,
+        }
+    }
+}
+
+pub(super) fn run(roots: &Roots, args: &Args) -> Outcome {
+    let (mut all, mut errors) = (Vec::new(), Vec::new());
+    for id in &args.ids {
+        match inspect(roots, id) {
+            Ok(one) => all.push(one),
+            Err(error) => errors.push(error),
+        }
+    }
+    out::json(&all)?;
+    if errors.is_empty() { Ok(0) } else { Err(Errors(errors)) }
+}
+
+fn inspect(roots: &Roots, id: &ContainerId) -> Result<Inspected> {
+    let paths = roots.container(id);
+    let state = Document::of(store::view(roots, id)?, Excerpt::read(&paths)?);
+    let spec = publish::read_json(&paths.spec())?.unwrap_or_default();
+    Ok(Inspected { state, spec, paths: Paths::of(paths) })
+}

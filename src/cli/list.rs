@@ -1,0 +1,92 @@
+//! `podrun list`: every container, one line each.
+
+use jiff::Timestamp;
+use podrun::error::{Error, Result};
+use podrun::paths::{ContainerId, Roots};
+use podrun::state::store::{self, View};
+use podrun::state::{Mode, Status};
+use serde::Serialize;
+
+use super::document::{Document, Excerpt, pid};
+use super::{Errors, Format, Outcome, out, time};
+
+/// How much of a command line the table shows.
+const COMMAND: usize = 40;
+
+/// What the command does, in a line.
+pub(super) const ABOUT: &str = "List every container";
+
+#[derive(Debug, clap::Args)]
+#[command(about = ABOUT, after_help = "Example: podrun list --format json")]
+pub(super) struct Args {
+    /// Only the IDs
+    #[arg(long, short)]
+    quiet: bool,
+    /// How to print them
+    #[arg(long, short, value_name = "FORMAT", default_value = "table")]
+    format: Format,
+}
+
+#[derive(Debug, Serialize)]
+struct Listed {
+    #[serde(flatten)]
+    document: Document,
+    command: String,
+}
+
+pub(super) fn run(roots: &Roots, args: &Args) -> Outcome {
+    let ids = store::list(roots)?;
+    if args.quiet {
+        out::print(&ids.iter().map(|id| format!("{id}\n")).collect::<String>())?;
+        return Ok(0);
+    }
+    let mut errors = Vec::new();
+    let mut seen = Vec::with_capacity(ids.len());
+    for id in &ids {
+        match look(roots, id) {
+            Ok(Some(one)) => seen.push(one),
+            Ok(None) => {}
+            // A damaged container is shown, and does not hide the others.
+            Err(error) => errors.push((id, error)),
+        }
+    }
+    match args.format {
+        Format::Json => {
+            let document = |(view, excerpt): (View, Excerpt)| Listed {
+                command: excerpt.command(),
+                document: Document::of(view, excerpt),
+            };
+            out::json(&seen.into_iter().map(document).collect::<Vec<_>>())?;
+        }
+        Format::Table => {
+            let now = Timestamp::now();
+            let mut rows = vec!["ID\tSTATUS\tPID\tCREATED\tCOMMAND".to_owned()];
+            rows.extend(seen.iter().map(|(view, excerpt)| row(view, excerpt, now)));
+            rows.extend(errors.iter().map(|(id, _)| format!("{id}\tdamaged\t-\t-\t-")));
+            out::table(&rows)?;
+        }
+    }
+    let errors: Vec<Error> = errors.into_iter().map(|(_, error)| error).collect();
+    if errors.is_empty() { Ok(0) } else { Err(Errors(errors)) }
+}
+
+/// A container, unless it was deleted after the listing.
+fn look(roots: &Roots, id: &ContainerId) -> Result<Option<(View, Excerpt)>> {
+    let Some(view) = store::find(roots, id)? else { return Ok(None) };
+    Ok(Some((view, Excerpt::read(&roots.container(id))?)))
+}
+
+fn row(view: &View, excerpt: &Excerpt, now: Timestamp) -> String {
+    let state = &view.state;
+    let alive = matches!(state.status, Status::Created | Status::Running | Status::Paused);
+    let status = match alive && state.mode == Mode::Supervised && !view.shim_alive {
+        true => "lost",
+        false => state.status.as_str(),
+    };
+    let pid = match pid(state) {
+        0 => "-".to_owned(),
+        pid => pid.to_string(),
+    };
+    let command = out::cell(&excerpt.command(), COMMAND);
+    format!("{}\t{status}\t{pid}\t{}\t{command}", state.id, time::age(state.created_at, now))
+}

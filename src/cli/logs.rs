@@ -1,0 +1,76 @@
+//! `podrun logs`: a container's output, as it was, and with `-f` as it comes.
+
+use jiff::Timestamp;
+use podrun::client::Client;
+use podrun::error::Error;
+use podrun::log::reader::{Reader, Selection};
+use podrun::paths::{ContainerId, Roots};
+use podrun::state::{Mode, store};
+
+use super::follow::{Follower, OnClosedOutput};
+use super::output::Output;
+use super::{Outcome, time};
+
+/// What the command does, in a line.
+pub(super) const ABOUT: &str = "Print a container's output: stdout on stdout, stderr on stderr";
+
+#[derive(Debug, clap::Args)]
+#[command(about = ABOUT, after_help = "Example: podrun logs -f --tail 10 web\nExample: podrun logs --since 10m -t web")]
+pub(super) struct Args {
+    /// The container
+    #[arg(value_name = "ID")]
+    id: ContainerId,
+    /// Go on until the container has ended
+    #[arg(long, short)]
+    follow: bool,
+    /// Only the last N lines
+    #[arg(long, value_name = "N")]
+    tail: Option<u64>,
+    /// Only lines since then: RFC 3339, a Unix time, or an age such as 10m
+    #[arg(long, value_name = "TIME", value_parser = time::argument)]
+    since: Option<Timestamp>,
+    /// Only lines until then
+    #[arg(long, value_name = "TIME", value_parser = time::argument)]
+    until: Option<Timestamp>,
+    /// Put its time before each line
+    #[arg(long, short)]
+    timestamps: bool,
+    /// Only stdout
+    #[arg(long)]
+    stdout: bool,
+    /// Only stderr
+    #[arg(long)]
+    stderr: bool,
+}
+
+pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
+    let view = store::view(roots, &args.id)?;
+    if view.state.mode == Mode::Oci {
+        let what = format!("logs of {}", args.id);
+        return Err(Error::failed(what, "the engine that created the container has its output").into());
+    }
+    let selection = Selection {
+        stdout: args.stdout || !args.stderr,
+        stderr: args.stderr || !args.stdout,
+        since: args.since,
+        until: args.until,
+        tail: args.tail,
+        timestamps: args.timestamps,
+    };
+    let paths = roots.container(&args.id);
+    // The shim first: what it writes until the file is opened is then in the file.
+    let client = if args.follow { Client::connect(&paths)? } else { None };
+    let follower = Follower {
+        client,
+        reader: Reader::open(&[paths.log()], selection)?,
+        output: Output::new(),
+        signals: None,
+        stdin: None,
+        until: args.until.filter(|_| args.follow),
+        wants_record: false,
+        on_closed_output: OnClosedOutput::Leave,
+        until_gone: false,
+    };
+    follower.run()?;
+    Ok(0)
+}

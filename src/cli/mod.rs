@@ -1,0 +1,290 @@
+//! The command line: one file per command, its arguments first, then its function.
+//!
+//! ```text
+//!  argv ──clap──▶ Cli ──run──▶ command ──▶ exit code
+//!                   └────────── errors ──▶ fail: stderr, --log, exit code
+//! ```
+//!
+//! Synchronous, one thread, and nothing initialised that a command does not need: most of a
+//! command's time is the kernel's.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{ArgMatches, Args as _, FromArgMatches, Parser, Subcommand, ValueEnum};
+use podrun::error::Error;
+use podrun::paths::{ContainerId, Roots};
+
+mod completion;
+mod container;
+mod create;
+mod delete;
+mod document;
+mod exec;
+mod fail;
+mod follow;
+mod host;
+mod inspect;
+mod kill;
+mod list;
+mod logs;
+mod out;
+mod output;
+mod ps;
+mod restart;
+mod run;
+mod signals;
+mod start;
+mod state;
+mod stdin;
+mod stop;
+mod time;
+mod trace;
+mod wait;
+
+/// A daemonless container runtime: every container gets its own small supervisor.
+#[derive(Debug, Parser)]
+#[command(
+    name = "podrun",
+    version,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    after_help = "Example: podrun run --rm --rootfs /:O -- /bin/echo hello"
+)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What stands before the command.
+#[derive(Debug, clap::Args)]
+struct Global {
+    /// Where containers are kept [default: /var/lib/podrun]
+    #[arg(long, value_name = "DIR", env = "PODRUN_ROOT", hide_env_values = true)]
+    root: Option<PathBuf>,
+    /// Where their sockets and locks are [default: /run/podrun, or DIR/run with --root DIR]
+    #[arg(long, value_name = "DIR", env = "PODRUN_RUN_ROOT", hide_env_values = true)]
+    run_root: Option<PathBuf>,
+    /// Also append an error to this file
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+    /// How an error is written there
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    log_format: LogFormat,
+    /// Tell on stderr what podrun does, from this level on
+    #[arg(long, value_name = "LEVEL", env = "PODRUN_LOG", hide_env_values = true)]
+    log_level: Option<LogLevel>,
+    /// The same as --log-level debug
+    #[arg(long)]
+    debug: bool,
+}
+
+/// `--log-format`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+/// `--log-level`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// `--format` of the commands that list.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Format {
+    #[default]
+    Table,
+    Json,
+}
+
+/// The commands. Each one's arguments are built when it was chosen: building all of them
+/// would take longer than most commands do.
+macro_rules! commands {
+    ($($variant:ident $module:ident $name:literal $(alias $alias:literal)?,)+) => {
+        #[derive(Debug)]
+        enum Command {
+            $($variant($module::Args),)+
+        }
+
+        /// Their names.
+        const NAMES: &[&str] = &[$($name, $($alias,)?)+];
+
+        impl Subcommand for Command {
+            fn augment_subcommands(command: clap::Command) -> clap::Command {
+                command.subcommand_required(true)
+                    $(.subcommand(
+                        clap::Command::new($name)
+                            $(.visible_alias($alias))?
+                            .about($module::ABOUT)
+                            .defer($module::Args::augment_args),
+                    ))+
+            }
+
+            fn augment_subcommands_for_update(command: clap::Command) -> clap::Command {
+                Self::augment_subcommands(command)
+            }
+
+            fn has_subcommand(name: &str) -> bool {
+                NAMES.contains(&name)
+            }
+        }
+
+        impl FromArgMatches for Command {
+            fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+                match matches.subcommand() {
+                    $(Some(($name, matches)) => $module::Args::from_arg_matches(matches).map(Self::$variant),)+
+                    _ => Err(clap::Error::new(clap::error::ErrorKind::MissingSubcommand)),
+                }
+            }
+
+            fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+                *self = Self::from_arg_matches(matches)?;
+                Ok(())
+            }
+        }
+    };
+}
+
+commands! {
+    Create create "create",
+    Run run "run",
+    Start start "start",
+    Exec exec "exec",
+    Wait wait "wait",
+    Kill kill "kill",
+    Stop stop "stop",
+    Restart restart "restart",
+    Delete delete "delete",
+    State state "state",
+    Inspect inspect "inspect",
+    List list "list" alias "ls",
+    Logs logs "logs",
+    Ps ps "ps",
+    Completion completion "completion",
+}
+
+impl Command {
+    /// Whether exit codes below 125 are the container's command's own.
+    fn launches(&self) -> bool {
+        match self {
+            Self::Create(args) => args.launches(),
+            Self::Run(_) | Self::Exec(_) => true,
+            _ => false,
+        }
+    }
+}
+
+/// What a command returns: its exit code, or everything that went wrong.
+type Outcome = Result<u8, Errors>;
+
+/// What went wrong, in order: a command over several containers goes on after a failure.
+#[derive(Debug, Default)]
+struct Errors(Vec<Error>);
+
+impl From<Error> for Errors {
+    fn from(error: Error) -> Self {
+        Self(vec![error])
+    }
+}
+
+/// Does `each` for every ID, all of them, also after a failure.
+fn for_each(ids: &[ContainerId], mut each: impl FnMut(&ContainerId) -> Result<(), Error>) -> Outcome {
+    let errors: Vec<Error> = ids.iter().filter_map(|id| each(id).err()).collect();
+    if errors.is_empty() { Ok(0) } else { Err(Errors(errors)) }
+}
+
+/// The whole program.
+pub(crate) fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return fail::usage(&error),
+    };
+    let sink = fail::Sink { path: cli.global.log.clone(), format: cli.global.log_format };
+    let launches = cli.command.launches();
+    match run(cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(errors) => fail::report(&errors.0, &sink, launches),
+    }
+}
+
+fn run(cli: Cli) -> Outcome {
+    if let Command::Completion(args) = &cli.command {
+        return completion::run(args);
+    }
+    trace::start(&cli.global);
+    host::check()?;
+    let roots = Roots::new(cli.global.root.as_deref(), cli.global.run_root.as_deref())?;
+    match cli.command {
+        Command::Create(args) => create::run(&roots, args),
+        Command::Run(args) => run::run(&roots, args),
+        Command::Start(args) => start::run(&roots, &args),
+        Command::Exec(args) => exec::run(&roots, args),
+        Command::Wait(args) => wait::run(&roots, &args),
+        Command::Kill(args) => kill::run(&roots, &args),
+        Command::Stop(args) => stop::run(&roots, &args),
+        Command::Restart(args) => restart::run(&roots, &args),
+        Command::Delete(args) => delete::run(&roots, &args),
+        Command::State(args) => state::run(&roots, &args),
+        Command::Inspect(args) => inspect::run(&roots, &args),
+        Command::List(args) => list::run(&roots, &args),
+        Command::Logs(args) => logs::run(&roots, args),
+        Command::Ps(args) => ps::run(&roots, &args),
+        Command::Completion(args) => completion::run(&args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Command, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace()).map(|cli| cli.command)
+    }
+
+    #[test]
+    fn the_command_line_is_consistent_and_every_command_has_an_example() {
+        let mut command = Cli::command();
+        command.clone().debug_assert();
+        command.build();
+        for sub in command.get_subcommands() {
+            let help = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Example: podrun"), "{}", sub.get_name());
+            assert!(sub.get_about().is_some(), "{}", sub.get_name());
+        }
+    }
+
+    #[test]
+    fn options_of_exec_stand_before_or_after_the_id_and_the_rest_is_the_commands() {
+        for line in [
+            "podrun exec e1 --env A=b --cwd /tmp -- ls -la --env",
+            "podrun exec --env A=b e1 --cwd /tmp ls -la --env",
+            "podrun exec -e A=b -w /tmp e1 ls -la --env",
+        ] {
+            let Command::Exec(args) = parse(line).unwrap() else { panic!() };
+            assert_eq!(args.command(), ["ls", "-la", "--env"], "{line}");
+        }
+    }
+
+    #[test]
+    fn exit_codes_of_wrong_usage_follow_the_command() {
+        assert!(parse("podrun create e1 --rootfs / -- x").unwrap().launches());
+        assert!(!parse("podrun create --bundle /b e1").unwrap().launches());
+        assert!(parse("podrun create --bundle /b --rootfs / e1").is_err());
+        assert!(parse("podrun create --bundle /b --env A=b e1").is_err());
+        assert!(parse("podrun create e1").is_err());
+        assert!(parse("podrun run -d --rootfs / -- x -t").is_ok());
+        assert!(parse("podrun run -t --rootfs / -- x").is_err());
+    }
+}

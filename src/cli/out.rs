@@ -1,0 +1,59 @@
+//! What a command prints.
+
+use std::io::{ErrorKind, Write};
+
+use podrun::error::{Error, Result};
+use serde::Serialize;
+
+/// Prints `text`. A reader that has seen enough is no failure.
+pub(super) fn print(text: &str) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Error::io("write", "stdout", &error)),
+        _ => Ok(()),
+    }
+}
+
+/// Prints one line.
+pub(super) fn line(text: impl std::fmt::Display) -> Result<()> {
+    print(&format!("{text}\n"))
+}
+
+/// Prints `value` as JSON that a person can read.
+pub(super) fn json<T: Serialize>(value: &T) -> Result<()> {
+    let text =
+        serde_json::to_string_pretty(value).map_err(|error| Error::failed("encode", error.to_string()))?;
+    line(text)
+}
+
+/// Prints rows of tab-separated cells as columns.
+pub(super) fn table(rows: &[String]) -> Result<()> {
+    let mut writer = tabwriter::TabWriter::new(Vec::new()).padding(3);
+    let text = rows.join("\n") + "\n";
+    let failed = |error: std::io::Error| Error::failed("format the table", error.to_string());
+    writer.write_all(text.as_bytes()).and_then(|()| writer.flush()).map_err(failed)?;
+    let bytes = writer.into_inner().map_err(|error| Error::failed("format the table", error.to_string()))?;
+    print(&String::from_utf8_lossy(&bytes))
+}
+
+/// `text` as one cell: on one line, without anything that a terminal would act on, and not wider
+/// than `width`.
+pub(super) fn cell(text: &str, width: usize) -> String {
+    let mut cell: String =
+        text.chars().map(|c| if c.is_control() { '?' } else { c }).take(width + 1).collect();
+    if cell.chars().count() > width {
+        cell = cell.chars().take(width - 1).chain(['…']).collect();
+    }
+    cell
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cell_is_one_line_of_bounded_width() {
+        assert_eq!(cell("sh -c a\tb\n", 30), "sh -c a?b?");
+        assert_eq!(cell("abcdef", 4), "abc…");
+    }
+}

@@ -1,0 +1,467 @@
+//! A command's way to a container: find its shim, ask it, or do without one.
+//!
+//! ```text
+//!  Client::connect ─▶ a shim answers ─▶ its answer is the truth
+//!                  └▶ nobody listens, or EOF before an answer ─▶ reread the disk: by the order of a
+//!                     shim's end the truth is there
+//! ```
+//!
+//! Without a shim (OCI mode, a stopped container, one whose shim was lost) the command takes the
+//! container's lock and does the work itself.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use bytes::{Buf, BytesMut};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType};
+
+use crate::cgroup::{self, Cgroup};
+use crate::error::{Error, Kind, Result};
+use crate::paths::{ContainerId, ContainerPaths, Roots};
+use crate::protocol::{Hello, Reply, Request, frame, socket};
+use crate::runtime;
+use crate::spec::Spec;
+use crate::spec::rootfiles::RootFile;
+use crate::state::lock::Lock;
+use crate::state::process::boot_id;
+use crate::state::publish::{self, Durability};
+use crate::state::{ExitRecord, Mode, STATE_VERSION, State, Status, store};
+use crate::sys::{self, spawn::Program};
+
+/// The shim's program.
+const SHIM: &str = "podrun-shim";
+/// The descriptor at which a shim finds its control socket.
+const CONTROL: i32 = 3;
+
+/// What a nonblocking receive found.
+#[derive(Debug)]
+pub enum Received {
+    /// A reply, and the descriptors beside it.
+    Reply(Box<Reply>, Vec<OwnedFd>),
+    /// Nothing whole yet.
+    NotYet,
+    /// The shim closed.
+    Closed,
+}
+
+/// A connected control socket.
+#[derive(Debug)]
+pub struct Client {
+    socket: OwnedFd,
+    greeted: bool,
+    welcomed: bool,
+    buffer: BytesMut,
+    fds: Vec<OwnedFd>,
+}
+
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Client {
+    fn new(socket: OwnedFd) -> Self {
+        Self { socket, greeted: false, welcomed: false, buffer: BytesMut::new(), fds: Vec::new() }
+    }
+
+    /// Connects to the shim of a container; `None` where there is none.
+    pub fn connect(paths: &ContainerPaths) -> Result<Option<Self>> {
+        Ok(socket::connect(&paths.socket())?.map(Self::new))
+    }
+
+    /// Sends a request, with `fds` beside it. A shim that is gone shows in the receive that follows.
+    pub fn send(&mut self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<()> {
+        let mut bytes = BytesMut::new();
+        if !self.greeted {
+            self.greeted = true;
+            frame::encode(&Hello::ours(), &mut bytes)?;
+            // Descriptors belong to the request: the hello goes alone.
+            if !fds.is_empty() {
+                self.write(&mut bytes, &[])?;
+            }
+        }
+        frame::encode(request, &mut bytes)?;
+        self.write(&mut bytes, fds)
+    }
+
+    fn write(&self, bytes: &mut BytesMut, mut fds: &[BorrowedFd<'_>]) -> Result<()> {
+        while !bytes.is_empty() {
+            match socket::send(&self.socket, bytes, fds) {
+                Ok(sent) => {
+                    bytes.advance(sent);
+                    fds = &[];
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::PIPE | Errno::CONNRESET) => return Ok(()),
+                Err(errno) => return Err(Error::os("write to the shim", errno)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the next reply; `None` where the shim closed.
+    pub fn receive(&mut self) -> Result<Option<(Reply, Vec<OwnedFd>)>> {
+        loop {
+            match self.next()? {
+                Received::Reply(reply, fds) => return Ok(Some((*reply, fds))),
+                Received::Closed => return Ok(None),
+                Received::NotYet => {
+                    if self.fill(false)?.is_none() {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The next reply if it is there.
+    pub fn try_receive(&mut self) -> Result<Received> {
+        loop {
+            match self.next()? {
+                Received::NotYet => match self.fill(true)? {
+                    None => return Ok(Received::Closed),
+                    Some(0) => return Ok(Received::NotYet),
+                    Some(_) => {}
+                },
+                other => return Ok(other),
+            }
+        }
+    }
+
+    fn next(&mut self) -> Result<Received> {
+        if !self.welcomed {
+            let Some(hello) = frame::decode::<Hello>(&mut self.buffer).map_err(|_| not_a_shim())? else {
+                return Ok(Received::NotYet);
+            };
+            hello.agree()?;
+            self.welcomed = true;
+        }
+        Ok(match frame::decode(&mut self.buffer)? {
+            Some(reply) => Received::Reply(Box::new(reply), std::mem::take(&mut self.fds)),
+            None => Received::NotYet,
+        })
+    }
+
+    /// Receives what is there, `Some(0)` if that is nothing; `None` where the shim closed.
+    fn fill(&mut self, nonblocking: bool) -> Result<Option<usize>> {
+        if nonblocking {
+            let mut poll = [rustix::event::PollFd::new(&self.socket, rustix::event::PollFlags::IN)];
+            let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+            match rustix::event::poll(&mut poll, Some(&now)) {
+                Ok(0) | Err(Errno::INTR) => return Ok(Some(0)),
+                Ok(_) => {}
+                Err(errno) => return Err(Error::os("wait for the shim", errno)),
+            }
+        }
+        match socket::receive(&self.socket, &mut self.buffer, &mut self.fds) {
+            Ok(0) | Err(Errno::CONNRESET) => Ok(None),
+            Ok(received) => Ok(Some(received)),
+            Err(Errno::INTR) => Ok(Some(0)),
+            Err(errno) => Err(Error::os("read from the shim", errno)),
+        }
+    }
+
+    /// Sends a request and waits for its reply, a refusal being an error; `None` where the shim
+    /// closed without one: reread the disk.
+    pub fn call(&mut self, request: &Request) -> Result<Option<Reply>> {
+        self.send(request, &[])?;
+        match self.receive()? {
+            Some((Reply::Refused(error), _)) => Err(error),
+            Some((reply, _)) => Ok(Some(reply)),
+            None => Ok(None),
+        }
+    }
+
+    /// Acknowledges the last reply and waits until the shim is gone: with `--rm`, until the container
+    /// is.
+    pub fn wait_gone(mut self) -> Result<()> {
+        let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
+        while self.receive()?.is_some() {}
+        Ok(())
+    }
+}
+
+fn not_a_shim() -> Error {
+    Error::failed("control socket", "what answers is not a podrun-shim")
+        .hint("install podrun and podrun-shim of the same release")
+}
+
+/// Creates a supervised container from `spec`, with the generated `files` that it mounts; returns the connection to its shim, and init's pid.
+/// A failure leaves nothing.
+pub fn create(roots: &Roots, id: &ContainerId, spec: &Spec, files: &[RootFile]) -> Result<(Client, i32)> {
+    let shim = find_shim()?;
+    let paths = roots.container(id);
+    let Some(lock) = Lock::try_take(&paths.lock)? else {
+        return Err(taken(&paths, id));
+    };
+    if let Err(error) = insert(roots, id, spec, files) {
+        if !paths.dir.exists() {
+            lock.remove(&paths.lock)?;
+        }
+        return Err(error);
+    }
+    launch(&shim, roots, id, &lock).inspect_err(|_| {
+        // A shim that could still speak has undone everything, the lock file included, and the
+        // ID may be somebody else's by now.
+        if lock.protects(&paths.lock)
+            && let Err(error) = clean(roots, id, lock)
+        {
+            tracing::warn!("{error}");
+        }
+    })
+}
+
+fn taken(paths: &ContainerPaths, id: &ContainerId) -> Error {
+    if paths.dir.exists() {
+        Error::failed(format!("container {id}"), "already exists")
+            .hint(format!("choose another ID, or remove it first: `podrun delete -f {id}`"))
+    } else {
+        Error::failed(format!("container {id}"), "another podrun command is creating or deleting it")
+    }
+}
+
+/// Writes the files of a new container.
+fn insert(roots: &Roots, id: &ContainerId, spec: &Spec, files: &[RootFile]) -> Result<()> {
+    let rootfs = spec.root().as_ref().map(|root| root.path().clone()).unwrap_or_default();
+    let state = State {
+        version: STATE_VERSION,
+        id: id.clone(),
+        status: Status::Creating,
+        mode: Mode::Supervised,
+        boot_id: boot_id(),
+        init: None,
+        shim: None,
+        cgroup_path: cgroup::container_path(roots, id)?,
+        bundle: roots.container(id).dir,
+        rootfs,
+        created_at: jiff::Timestamp::now(),
+        started_at: None,
+        reason: None,
+    };
+    store::insert(roots, id, |new| {
+        files.iter().try_for_each(|file| file.write_into(&new.dir))?;
+        publish::json(&new.spec(), spec, Durability::Atomic)?;
+        store::write_state(new, &state, Durability::Atomic)
+    })?;
+    Ok(())
+}
+
+/// Spawns a shim and has it launch the container.
+fn launch(shim: &Path, roots: &Roots, id: &ContainerId, lock: &Lock) -> Result<(Client, i32)> {
+    let (ours, theirs) =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+            .map_err(|errno| Error::os("create a socket pair", errno))?;
+    // Outside the caller's cgroup, whose end must not be the shim's. Without cgroups there is no
+    // such end either.
+    let shims = Cgroup::create(&cgroup::shims_path(roots)?)?;
+    let program = c_string(shim.as_os_str().as_bytes())?;
+    let arguments = [c_string(SHIM.as_bytes())?, c_string(id.as_str().as_bytes())?];
+    let environment = match std::env::var_os("PODRUN_LOG") {
+        Some(level) => vec![c_string(&[b"PODRUN_LOG=", level.as_bytes()].concat())?],
+        None => vec![],
+    };
+    sys::spawn::detached(
+        Program::Path(&program),
+        &arguments,
+        &environment,
+        &[(theirs.as_fd(), CONTROL)],
+        Some(shims.as_fd()),
+    )
+    .map_err(|error| Error::io("start", shim, &error))?;
+    drop(theirs);
+    let mut client = Client::new(ours);
+    client.send(&Request::Launch { id: id.clone(), roots: roots.clone() }, &[lock.as_fd()])?;
+    match client.receive()? {
+        Some((Reply::Launched { pid }, _)) => Ok((client, pid)),
+        Some((Reply::Refused(error), _)) => Err(error),
+        Some(_) => Err(not_a_shim()),
+        None if client.welcomed => {
+            Err(Error::failed(format!("container {id}"), "its shim died while creating it"))
+        }
+        None => Err(Error::failed(format!("start {}", shim.display()), "it ended without a word")
+            .hint("install podrun and podrun-shim of the same release; PODRUN_SHIM names another one")),
+    }
+}
+
+fn c_string(bytes: &[u8]) -> Result<CString> {
+    CString::new(bytes).map_err(|_| Error::failed("start a shim", "an argument contains a NUL byte"))
+}
+
+/// The shim's program: `$PODRUN_SHIM`; beside this program; in libexec; in `PATH`.
+fn find_shim() -> Result<PathBuf> {
+    let hint = "install podrun-shim beside podrun, or name it in PODRUN_SHIM";
+    if let Some(named) = std::env::var_os("PODRUN_SHIM") {
+        let path = PathBuf::from(named);
+        return match path.metadata() {
+            Ok(_) => std::path::absolute(&path).map_err(|error| Error::io("resolve", &path, &error)),
+            Err(error) => Err(Error::io("find", &path, &error).hint(hint)),
+        };
+    }
+    let own = std::env::current_exe().ok();
+    let bin = own.as_deref().and_then(Path::parent);
+    let beside = bin.map(|dir| dir.join(SHIM));
+    let libexec = bin.and_then(Path::parent).map(|prefix| prefix.join("libexec/podrun").join(SHIM));
+    let system = [PathBuf::from("/usr/local/libexec/podrun"), PathBuf::from("/usr/libexec/podrun")];
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let candidates = beside
+        .into_iter()
+        .chain(libexec)
+        .chain(system.map(|dir| dir.join(SHIM)))
+        .chain(std::env::split_paths(&path).filter(|dir| dir.is_absolute()).map(|dir| dir.join(SHIM)));
+    candidates
+        .into_iter()
+        .find(|path| path.is_file())
+        .ok_or_else(|| Error::failed(format!("find {SHIM}"), "no such file or directory").hint(hint))
+}
+
+/// Runs the command of a created container, or a stopped supervised container again.
+pub fn start(roots: &Roots, id: &ContainerId) -> Result<()> {
+    let paths = roots.container(id);
+    loop {
+        if let Some(mut client) = Client::connect(&paths)?
+            && client.call(&Request::Start)?.is_some()
+        {
+            return Ok(());
+        }
+        // Its shim is gone or going; once the lock is free, the disk tells the truth.
+        let view = store::view(roots, id)?;
+        if view.state.mode == Mode::Oci {
+            return runtime::start(roots, id);
+        }
+        if view.pid_alive && !view.shim_alive {
+            return Err(lost(id));
+        }
+        let lock = Lock::take(&paths.lock)?;
+        let view = match store::find(roots, id)? {
+            Some(view) => view,
+            None => {
+                lock.remove(&paths.lock)?;
+                return Err(Error::no_such_container(id));
+            }
+        };
+        match view.state.status {
+            Status::Stopped => {
+                let (mut client, _) = launch(&find_shim()?, roots, id, &lock)?;
+                drop(lock);
+                return match client.call(&Request::Start)? {
+                    Some(_) => Ok(()),
+                    None => Err(Error::failed(format!("container {id}"), "its shim died while starting it")),
+                };
+            }
+            Status::Creating => {
+                return Err(Error::new(
+                    Kind::WrongState,
+                    format!("container {id}"),
+                    "was never created completely",
+                )
+                .hint(format!("`podrun delete -f {id}` removes what is left of it")));
+            }
+            _ if view.pid_alive => return Err(lost(id)),
+            // Somebody was quicker.
+            _ => {}
+        }
+    }
+}
+
+fn lost(id: &ContainerId) -> Error {
+    Error::new(Kind::WrongState, format!("container {id}"), "is running, but its shim is gone")
+        .hint(format!("`podrun delete -f {id}` ends it"))
+}
+
+/// Waits for the end of a container.
+pub fn wait(roots: &Roots, id: &ContainerId) -> Result<ExitRecord> {
+    let paths = roots.container(id);
+    if let Some(mut client) = Client::connect(&paths)?
+        && let Some(Reply::Ended(record)) = client.call(&Request::Wait)?
+    {
+        return Ok(*record);
+    }
+    let view = store::view(roots, id)?;
+    match view.exit {
+        Some(record) => Ok(record),
+        None if view.state.mode == Mode::Oci => runtime::wait(roots, id),
+        None if view.pid_alive => Err(lost(id)),
+        None => Err(Error::new(Kind::WrongState, format!("container {id}"), "has not been started")),
+    }
+}
+
+/// Sends a signal to a container.
+pub fn signal(roots: &Roots, id: &ContainerId, signal: i32, all: bool) -> Result<()> {
+    let paths = roots.container(id);
+    if let Some(mut client) = Client::connect(&paths)?
+        && client.call(&Request::Signal { signal, all })?.is_some()
+    {
+        return Ok(());
+    }
+    let view = store::view(roots, id)?;
+    if !view.pid_alive {
+        return Err(Error::new(Kind::WrongState, format!("container {id}"), "container not running"));
+    }
+    // Without a shim, in OCI mode as with a lost one, a signal is sent as it is.
+    runtime::signal(&view, signal, all)
+}
+
+/// Stops a container: its stop signal, then SIGKILL after `timeout` seconds.
+pub fn stop(roots: &Roots, id: &ContainerId, timeout: Option<u64>) -> Result<()> {
+    let paths = roots.container(id);
+    if let Some(mut client) = Client::connect(&paths)?
+        && client.call(&Request::Stop { timeout })?.is_some()
+    {
+        return Ok(());
+    }
+    let view = store::view(roots, id)?;
+    if view.pid_alive { runtime::stop(roots, &view, timeout) } else { Ok(()) }
+}
+
+/// Removes a container and everything it had; with `force`, ends it first.
+pub fn delete(roots: &Roots, id: &ContainerId, force: bool) -> Result<()> {
+    let paths = roots.container(id);
+    if let Some(mut client) = Client::connect(&paths)?
+        && client.call(&Request::Delete { force })?.is_some()
+    {
+        return Ok(());
+    }
+    if !paths.dir.exists() && !paths.lock.exists() && !store::has_leftovers(roots, id) {
+        return Err(Error::no_such_container(id));
+    }
+    // A shim on its way out holds the lock a moment longer.
+    let lock = Lock::take(&paths.lock)?;
+    match store::find(roots, id) {
+        Ok(Some(view)) if view.pid_alive && view.state.status != Status::Created && !force => {
+            return Err(Error::new(Kind::WrongState, format!("container {id}"), "is running")
+                .hint(format!("stop it first, or use `podrun delete -f {id}`")));
+        }
+        Ok(Some(_)) => {}
+        Ok(None) => {
+            let nothing = !store::has_leftovers(roots, id);
+            clean(roots, id, lock)?;
+            return if nothing { Err(Error::no_such_container(id)) } else { Ok(()) };
+        }
+        // Files that cannot be read protect nothing, but only `-f` says that they may go.
+        Err(error) if !force => return Err(error),
+        Err(_) => {}
+    }
+    clean(roots, id, lock)
+}
+
+/// Ends and removes everything a container may have left, whatever state it is in.
+fn clean(roots: &Roots, id: &ContainerId, lock: Lock) -> Result<()> {
+    let paths = roots.container(id);
+    let state = publish::read_json::<State>(&paths.state()).ok().flatten();
+    let own = cgroup::container_path(roots, id)?;
+    // A path from a file that was tampered with must not decide what is killed.
+    let recorded =
+        state.filter(|state| state.mode == Mode::Oci && state.id == *id).map(|state| state.cgroup_path);
+    for path in std::iter::once(own).chain(recorded) {
+        if let Some(cgroup) = Cgroup::open(&path)? {
+            cgroup.kill()?;
+            cgroup::remove(&path)?;
+        }
+    }
+    store::remove(roots, id)?;
+    lock.remove(&paths.lock)
+}

@@ -1,0 +1,193 @@
+//! Init: made by [`create`], built by itself, then waiting, then the container's command.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use nix::sched::CloneFlags;
+use oci_spec::runtime::LinuxNamespaceType;
+use rustix::fs::Mode;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::{WaitId, WaitIdOptions, waitid};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::credentials::{self, ProcessPlan};
+use super::gate::{self, Gate};
+use super::plan::Plan;
+use super::{Init, Stdio, command, dev, init, masks, mounts, network, rootfs};
+use crate::cgroup::Cgroup;
+use crate::error::{Error, Result};
+use crate::sys::mount::{MountAttr, RDONLY};
+use crate::sys::{Clone3, clone, fd, is_single_threaded, mount_setattr, signal};
+
+/// What the child has of its parent: the plan, and the only descriptors it keeps.
+struct Child {
+    plan: Plan,
+    stdio: Stdio,
+    gate: OwnedFd,
+    listener: Option<OwnedFd>,
+    ending: Option<OwnedFd>,
+}
+
+/// Makes the container of `plan` in `cgroup`, and returns once its init waits to be released. On
+/// failure nothing is left of it.
+pub fn create(plan: Plan, cgroup: &Cgroup, stdio: Stdio, gate: Gate) -> Result<Init> {
+    assert_single_threaded()?;
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+        .map_err(|errno| Error::os("make the launch gate", errno))?;
+    let (ending, theirs_ending) = match plan.init {
+        true => {
+            let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+                .map_err(|errno| Error::os("make a pipe", errno))?;
+            (Some(read), Some(write))
+        }
+        false => (None, None),
+    };
+    let listener = match gate {
+        Gate::Socketpair => None,
+        Gate::Listen(listener) => Some(listener),
+    };
+    let supervised = listener.is_none();
+    let child = Child { plan, stdio, gate: theirs, listener, ending: theirs_ending };
+    let Stdio { stdin, stdout, stderr } = &child.stdio;
+    let mut keep: Vec<BorrowedFd<'_>> = [stdin, stdout, stderr, &child.gate].map(AsFd::as_fd).into();
+    keep.extend(child.listener.iter().chain(&child.ending).map(AsFd::as_fd));
+    let clone = Clone3 { namespaces: child.plan.namespaces.new, cgroup: Some(cgroup.as_fd()), keep: &keep };
+    let init =
+        clone.spawn(&child, main).map_err(|error| Error::io("start init in", cgroup.path(), &error))?;
+    // The child's ends: with them open here, its end would not be an end of file.
+    drop(child);
+    if let Err(error) = gate::wait_until_built(&ours) {
+        let _ = signal::send(&init.pidfd, nix::libc::SIGKILL);
+        let _ = waitid(WaitId::PidFd(init.pidfd.as_fd()), WaitIdOptions::EXITED);
+        return Err(error);
+    }
+    Ok(Init { pid: init.pid, pidfd: init.pidfd, gate: supervised.then_some(ours), ending })
+}
+
+/// A child of a process with threads may wait for ever for a lock that another thread held.
+pub(super) fn assert_single_threaded() -> Result<()> {
+    match is_single_threaded() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Error::failed("clone", "this process has more than one thread")),
+        Err(error) => Err(Error::io("read", "/proc/self/task", &error)),
+    }
+}
+
+/// The child's whole life.
+fn main(child: &Child) -> ! {
+    let mut process = child.plan.process.clone();
+    let (error, connection) = match build(child, &mut process).and_then(|file| Ok((file, wait(child)?))) {
+        Ok((file, connection)) => {
+            let gate = connection.as_ref().unwrap_or(&child.gate).as_fd();
+            let error = match &child.ending {
+                None => execute(&process, &file),
+                Some(ending) => init::run(&process, &file, gate, ending.as_fd()),
+            };
+            (error, connection)
+        }
+        Err(error) => (error, None),
+    };
+    gate::report(connection.as_ref().unwrap_or(&child.gate), &error);
+    clone::exit(credentials::failure_status(&error))
+}
+
+/// Waits to be released; with a listener, returns the connection over which that happened.
+fn wait(child: &Child) -> Result<Option<OwnedFd>> {
+    gate::built(&child.gate)?;
+    match &child.listener {
+        Some(listener) => gate::accept_go(listener).map(Some),
+        None if gate::wait_for_go(child.gate.as_fd()) => Ok(None),
+        // Nobody is left who could ever release it.
+        None => clone::exit(0),
+    }
+}
+
+/// Builds everything up to the command, and says which file that is.
+fn build(child: &Child, process: &mut ProcessPlan) -> Result<CString> {
+    let plan = &child.plan;
+    take_stdio(&child.stdio)?;
+    credentials::new_session()?;
+    credentials::hide_from_tracers()?;
+    credentials::set_oom_score(process.oom_score_adj)?;
+    rustix::process::umask(Mode::empty());
+    namespaces(plan)?;
+    let root = rootfs::build(plan)?;
+    for mount in &plan.mounts {
+        mounts::perform(&root, mount)?;
+    }
+    dev::fill(&root, plan)?;
+    masks::write_sysctls(&plan.sysctls)?;
+    masks::read_only(&root, &plan.read_only_paths)?;
+    masks::hide(&root, &plan.masked)?;
+    seal(plan, &root)?;
+    rootfs::enter(&root)?;
+    let propagation = plan.propagation.attr.propagation;
+    if propagation != 0 {
+        let attr = MountAttr { propagation, ..MountAttr::default() };
+        mount_setattr(&root, plan.propagation.recursive_propagation, &attr)
+            .map_err(|error| Error::io("set the propagation of", "/", &error))?;
+    }
+    credentials::assume(process, &root)?;
+    command::find(&process.args[0], process.path())
+}
+
+/// The stdio descriptors become 0, 1 and 2.
+pub(super) fn take_stdio(stdio: &Stdio) -> Result<()> {
+    rustix::stdio::dup2_stdin(&stdio.stdin)
+        .and_then(|()| rustix::stdio::dup2_stdout(&stdio.stdout))
+        .and_then(|()| rustix::stdio::dup2_stderr(&stdio.stderr))
+        .map_err(|errno| Error::os("set up standard input and output", errno))
+}
+
+fn namespaces(plan: &Plan) -> Result<()> {
+    for (kind, path) in &plan.namespaces.joined {
+        let failed = |errno| Error::at(&format!("join the {kind} namespace"), path, errno);
+        let kind = match kind {
+            LinuxNamespaceType::Network => LinkNameSpaceType::Network,
+            LinuxNamespaceType::Ipc => LinkNameSpaceType::InterProcessCommunication,
+            LinuxNamespaceType::Uts => LinkNameSpaceType::HostNameAndNISDomainName,
+            // The plan lets no other through.
+            _ => LinkNameSpaceType::ControlGroup,
+        };
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+        let namespace = rustix::fs::open(path, flags, Mode::empty()).map_err(failed)?;
+        move_into_link_name_space(namespace.as_fd(), Some(kind)).map_err(failed)?;
+    }
+    if plan.namespaces.cgroup {
+        // Not by clone3: the namespace would begin at the parent's cgroup.
+        nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP)
+            .map_err(|errno| Error::failed("make a cgroup namespace", errno.desc()))?;
+    }
+    if plan.namespaces.is_new(LinuxNamespaceType::Network) {
+        network::loopback_up()?;
+    }
+    if let Some(name) = &plan.hostname {
+        rustix::system::sethostname(name.as_bytes())
+            .map_err(|errno| Error::os(format!("set the hostname {name}"), errno))?;
+    }
+    if let Some(name) = &plan.domainname {
+        rustix::system::setdomainname(name.as_bytes())
+            .map_err(|errno| Error::os(format!("set the domain name {name}"), errno))?;
+    }
+    Ok(())
+}
+
+/// Makes the root read-only, after the last mount point was made in it.
+fn seal(plan: &Plan, root: &OwnedFd) -> Result<()> {
+    if !plan.read_only {
+        return Ok(());
+    }
+    mount_setattr(root, false, &MountAttr { set: RDONLY, ..MountAttr::default() })
+        .map_err(|error| Error::io("make read-only", Path::new("/"), &error))
+}
+
+/// Becomes the command; comes back only with the reason why not.
+pub(super) fn execute(process: &ProcessPlan, file: &CString) -> Error {
+    if let Err(error) = fd::only_stdio_survives_exec() {
+        return Error::io("close descriptors of", "podrun", &error);
+    }
+    signal::reset();
+    let Err(errno) = nix::unistd::execve(file, &process.args, &process.env);
+    command::exec_failed(file, rustix::io::Errno::from_raw_os_error(errno as i32))
+}

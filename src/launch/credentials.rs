@@ -1,0 +1,322 @@
+//! Who the process is and what it may do: the same for init and for a process that joins.
+
+use std::ffi::{CString, OsStr};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::libc;
+use oci_spec::runtime::{Capabilities, LinuxCapabilities, PosixRlimitType, Process};
+use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{self, CapabilitySet, CapabilitySets};
+
+use super::identity::{self, Identity, Who};
+use super::plan::c_string;
+use super::root;
+use crate::error::{Error, Result};
+
+/// The file mode creation mask where the configuration names none.
+const UMASK: u32 = 0o022;
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What a process is started with.
+#[derive(Clone, Debug)]
+pub(super) struct ProcessPlan {
+    pub(super) args: Vec<CString>,
+    pub(super) env: Vec<CString>,
+    pub(super) cwd: CString,
+    pub(super) who: Who,
+    pub(super) umask: u32,
+    pub(super) capabilities: Option<CapabilityPlan>,
+    pub(super) rlimits: Vec<(Resource, Rlimit)>,
+    pub(super) no_new_privileges: bool,
+    pub(super) oom_score_adj: Option<i32>,
+}
+
+/// The five sets of `capabilities(7)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct CapabilityPlan {
+    bounding: CapabilitySet,
+    effective: CapabilitySet,
+    permitted: CapabilitySet,
+    inheritable: CapabilitySet,
+    ambient: CapabilitySet,
+}
+
+impl ProcessPlan {
+    pub(super) fn of(process: &Process) -> Result<Self> {
+        let args = process.args().as_deref().unwrap_or_default();
+        if args.first().is_none_or(String::is_empty) {
+            return Err(Error::usage("process.args", "is empty"));
+        }
+        let cwd = process.cwd();
+        if !cwd.is_absolute() {
+            return Err(Error::usage(format!("process.cwd {}", cwd.display()), "is not an absolute path"));
+        }
+        let user = process.user();
+        let strings = |what: &str, texts: &[String]| -> Result<Vec<CString>> {
+            texts.iter().map(|text| c_string(what, text)).collect()
+        };
+        let mut rlimits = Vec::new();
+        for limit in process.rlimits().iter().flatten() {
+            if limit.soft() > limit.hard() {
+                let what = format!("process.rlimits {}", limit.typ());
+                return Err(Error::usage(what, "the soft limit is above the hard one"));
+            }
+            // `None` is RLIM_INFINITY.
+            let value = |value: u64| (value != u64::MAX).then_some(value);
+            let value = Rlimit { current: value(limit.soft()), maximum: value(limit.hard()) };
+            rlimits.push((resource(limit.typ()), value));
+        }
+        Ok(Self {
+            args: strings("argument", args)?,
+            env: strings("environment", process.env().as_deref().unwrap_or_default())?,
+            cwd: c_string("process.cwd", cwd)?,
+            who: match user.username() {
+                Some(name) => Who::Named(name.clone()),
+                None => Who::Numbers {
+                    uid: user.uid(),
+                    gid: user.gid(),
+                    groups: user.additional_gids().clone().unwrap_or_default(),
+                },
+            },
+            umask: user.umask().unwrap_or(UMASK),
+            capabilities: process.capabilities().as_ref().map(CapabilityPlan::of),
+            rlimits,
+            no_new_privileges: process.no_new_privileges().unwrap_or(false),
+            oom_score_adj: process.oom_score_adj(),
+        })
+    }
+
+    /// The value of `name` in the environment: the last one counts.
+    pub(super) fn variable(&self, name: &str) -> Option<&[u8]> {
+        let value = |entry: &'_ CString| {
+            let rest = entry.as_bytes().strip_prefix(name.as_bytes())?;
+            rest.first().is_some_and(|c| *c == b'=').then_some(())
+        };
+        let entry = self.env.iter().rfind(|entry| value(entry).is_some())?;
+        entry.as_bytes().get(name.len() + 1..)
+    }
+
+    /// Where a command without a slash is looked for.
+    pub(super) fn path(&self) -> &[u8] {
+        self.variable("PATH").unwrap_or(DEFAULT_PATH.as_bytes())
+    }
+}
+
+impl CapabilityPlan {
+    fn of(capabilities: &LinuxCapabilities) -> Self {
+        let set = |names: &Option<Capabilities>| {
+            names.iter().flatten().fold(CapabilitySet::empty(), |set, name| set | bit(&name.to_string()))
+        };
+        Self {
+            bounding: set(capabilities.bounding()),
+            effective: set(capabilities.effective()),
+            permitted: set(capabilities.permitted()),
+            inheritable: set(capabilities.inheritable()),
+            ambient: set(capabilities.ambient()),
+        }
+    }
+}
+
+/// `CAP_CHOWN` or `CHOWN`, as a set of one; empty for a name that this build does not know, which
+/// is then not granted.
+fn bit(name: &str) -> CapabilitySet {
+    CapabilitySet::from_name(name.strip_prefix("CAP_").unwrap_or(name)).unwrap_or(CapabilitySet::empty())
+}
+
+fn resource(kind: PosixRlimitType) -> Resource {
+    match kind {
+        PosixRlimitType::RlimitCpu => Resource::Cpu,
+        PosixRlimitType::RlimitFsize => Resource::Fsize,
+        PosixRlimitType::RlimitData => Resource::Data,
+        PosixRlimitType::RlimitStack => Resource::Stack,
+        PosixRlimitType::RlimitCore => Resource::Core,
+        PosixRlimitType::RlimitRss => Resource::Rss,
+        PosixRlimitType::RlimitNproc => Resource::Nproc,
+        PosixRlimitType::RlimitNofile => Resource::Nofile,
+        PosixRlimitType::RlimitMemlock => Resource::Memlock,
+        PosixRlimitType::RlimitAs => Resource::As,
+        PosixRlimitType::RlimitLocks => Resource::Locks,
+        PosixRlimitType::RlimitSigpending => Resource::Sigpending,
+        PosixRlimitType::RlimitMsgqueue => Resource::Msgqueue,
+        PosixRlimitType::RlimitNice => Resource::Nice,
+        PosixRlimitType::RlimitRtprio => Resource::Rtprio,
+        PosixRlimitType::RlimitRttime => Resource::Rttime,
+    }
+}
+
+/// Tells the OOM killer how much this process is worth. Lowering the score needs
+/// CAP_SYS_RESOURCE, which the host may lack: then the process keeps the score it has.
+pub(super) fn set_oom_score(score: Option<i32>) -> Result<()> {
+    let Some(score) = score else { return Ok(()) };
+    // The host's own /proc, before any mount of the container.
+    let path = "/proc/self/oom_score_adj";
+    match std::fs::write(path, score.to_string()) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Ok(()),
+        other => other.map_err(|error| Error::io("write", path, &error)),
+    }
+}
+
+/// Becomes the process's user with the process's rights, in its directory. `plan` gains HOME where
+/// it has none. Nothing privileged is possible afterwards.
+pub(super) fn assume(plan: &mut ProcessPlan, root: impl AsFd) -> Result<()> {
+    let identity = identity::resolve(&plan.who, &root)?;
+    if plan.variable("HOME").is_none() {
+        plan.env.push(c_string("environment", format!("HOME={}", identity.home))?);
+    }
+    for (resource, limit) in &plan.rlimits {
+        limit_resource(*resource, *limit)?;
+    }
+    rustix::process::umask(Mode::from_raw_mode(plan.umask & 0o777));
+    own_pipes(&identity)?;
+    // As root first: the directory may be below one that the user may not search.
+    let entered = enter_cwd(plan, &root);
+    become_user(&identity, plan.capabilities)?;
+    if plan.no_new_privileges {
+        thread::set_no_new_privs(true).map_err(|errno| Error::os("set no-new-privileges", errno))?;
+    }
+    if entered.is_err() {
+        enter_cwd(plan, &root).map_err(|errno| cwd_error(plan, errno))?;
+    }
+    verify_cwd(plan)
+}
+
+/// Not by `chdir`: `/proc/self/fd/N` would lead to whatever this process has open (CVE-2024-21626).
+fn enter_cwd(plan: &ProcessPlan, root: impl AsFd) -> Result<(), Errno> {
+    let cwd = Path::new(OsStr::from_bytes(plan.cwd.as_bytes()));
+    rustix::process::fchdir(root::open(root, cwd, OFlags::PATH | OFlags::DIRECTORY)?)
+}
+
+fn cwd_error(plan: &ProcessPlan, errno: Errno) -> Error {
+    Error::at("change to the working directory", plan.cwd.to_string_lossy().as_ref(), errno)
+        .hint("it has to exist inside the container; `--cwd` chooses another")
+}
+
+/// And once more from the result: a directory outside the root has no path that the kernel could
+/// tell.
+fn verify_cwd(plan: &ProcessPlan) -> Result<()> {
+    match rustix::process::getcwd(Vec::new()) {
+        Ok(cwd) if cwd.as_bytes().starts_with(b"/") => Ok(()),
+        Ok(_) | Err(Errno::NOENT) => Err(Error::failed(
+            format!("change to the working directory {}", plan.cwd.to_string_lossy()),
+            "it is outside the container's root",
+        )),
+        Err(errno) => Err(cwd_error(plan, errno)),
+    }
+}
+
+/// Sets a limit. A hard limit cannot be raised without CAP_SYS_RESOURCE, which the host may
+/// lack: then the process gets as much as this one has.
+fn limit_resource(resource: Resource, wanted: Rlimit) -> Result<()> {
+    let failed = |errno| Error::os(format!("set the limit {resource:?}"), errno);
+    match setrlimit(resource, wanted) {
+        Err(Errno::PERM) => {
+            let most = getrlimit(resource).maximum.unwrap_or(u64::MAX);
+            let capped =
+                |value: Option<u64>| Some(value.unwrap_or(u64::MAX).min(most)).filter(|v| *v != u64::MAX);
+            let capped = Rlimit { current: capped(wanted.current), maximum: capped(wanted.maximum) };
+            setrlimit(resource, capped).map_err(failed)
+        }
+        other => other.map_err(failed),
+    }
+}
+
+/// A pipe belongs to who made it, and `> /dev/stdout` opens it anew: without this a user who is
+/// not root would be refused.
+fn own_pipes(identity: &Identity) -> Result<()> {
+    if identity.uid == 0 {
+        return Ok(());
+    }
+    let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
+    for fd in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
+        let stat = rustix::fs::fstat(fd).map_err(|errno| Error::os("look at standard output", errno))?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Fifo {
+            rustix::fs::fchown(fd, Some(uid), Some(gid))
+                .map_err(|errno| Error::os("give standard output to the container's user", errno))?;
+        }
+    }
+    Ok(())
+}
+
+fn become_user(identity: &Identity, capabilities: Option<CapabilityPlan>) -> Result<()> {
+    let step = |what: &'static str| move |errno| Error::os(what, errno);
+    if let Some(capabilities) = capabilities {
+        drop_bounding(capabilities.bounding)?;
+        // setresuid would take the permitted set along with root.
+        thread::set_keep_capabilities(true).map_err(step("keep capabilities"))?;
+    }
+    let groups: Vec<Gid> = identity.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+    let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
+    thread::set_thread_groups(&groups).map_err(step("set the supplementary groups"))?;
+    thread::set_thread_res_gid(gid, gid, gid).map_err(step("set the group"))?;
+    thread::set_thread_res_uid(uid, uid, uid).map_err(step("set the user"))?;
+    let Some(capabilities) = capabilities else { return Ok(()) };
+    thread::set_keep_capabilities(false).map_err(step("keep capabilities"))?;
+    // Nobody can give what they have not: podrun itself may run with less than every capability.
+    let ours = thread::capabilities(None).map_err(step("read the capabilities"))?.permitted;
+    thread::set_capabilities(
+        None,
+        CapabilitySets {
+            effective: capabilities.effective & ours,
+            permitted: capabilities.permitted & ours,
+            inheritable: capabilities.inheritable & ours,
+        },
+    )
+    .map_err(step("set the capabilities"))?;
+    thread::clear_ambient_capability_set().map_err(step("clear the ambient capabilities"))?;
+    for capability in (capabilities.ambient & ours).iter() {
+        thread::configure_capability_in_ambient_set(capability, true)
+            .map_err(step("set the ambient capabilities"))?;
+    }
+    Ok(())
+}
+
+/// What is not in the bounding set can never be gained again, not by a set-user-ID program either.
+fn drop_bounding(keep: CapabilitySet) -> Result<()> {
+    for number in 0..64 {
+        let capability = CapabilitySet::from_bits_retain(1 << number);
+        if keep.contains(capability) {
+            continue;
+        }
+        match thread::remove_capability_from_bounding_set(capability) {
+            Ok(()) => {}
+            // Beyond the last one that this kernel knows.
+            Err(Errno::INVAL) => return Ok(()),
+            Err(errno) => return Err(Error::os("limit the capabilities", errno)),
+        }
+    }
+    Ok(())
+}
+
+/// A process that joins must not be traced, nor its descriptors and memory read, from inside before
+/// it executes (CVE-2016-9962). `execve` makes it ordinary again.
+pub(super) fn hide_from_tracers() -> Result<()> {
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .map_err(|errno| Error::os("become undumpable", errno))
+}
+
+/// Makes this process the leader of a session without a terminal.
+pub(super) fn new_session() -> Result<()> {
+    rustix::process::setsid().map(drop).map_err(|errno| Error::os("start a session", errno))
+}
+
+/// The exit status of a child that failed: what the command line would exit with.
+pub(super) fn failure_status(error: &Error) -> libc::c_int {
+    error.launch_exit_code().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_capability_of_the_configuration_is_one_the_kernel_knows() {
+        for name in ["CAP_CHOWN", "CAP_SYS_ADMIN", "CAP_CHECKPOINT_RESTORE", "NET_RAW"] {
+            assert_eq!(bit(name).bits().count_ones(), 1, "{name}");
+        }
+        assert!(bit("CAP_UNHEARD_OF").is_empty());
+    }
+}

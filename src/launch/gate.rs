@@ -1,0 +1,128 @@
+//! Where a built init waits until it is released, and how a child tells what came of it.
+//!
+//! ```text
+//!  init                              supervisor, or `start`
+//!    'B' ──────────────────────────▶ built                       (while it is created)
+//!        ◀────────────────────────── 'G'                         go
+//!    execve closes it ─────────────▶ EOF: executed
+//!    or: Error as JSON, EOF ───────▶ not executed, and why
+//! ```
+//!
+//! Supervised, that is one socketpair. In OCI mode init tells `create` over a socketpair that it is
+//! built, and then accepts on a unix socket, one starter after the other: one that dies
+//! before its 'G' changes nothing.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::SocketFlags;
+
+use crate::error::{Error, Result};
+
+/// What init says once only `execve` is left.
+const BUILT: u8 = b'B';
+/// What releases it.
+const GO: u8 = b'G';
+/// No error is longer.
+const MAX_REPORT: u64 = 64 << 10;
+
+/// How init is released.
+#[derive(Debug)]
+pub enum Gate {
+    /// By its parent, over a socketpair.
+    Socketpair,
+    /// By whoever connects to this bound and listening unix socket (OCI mode).
+    Listen(OwnedFd),
+}
+
+/// Releases the init that waits at the other end of `gate`.
+pub fn go(gate: impl AsFd) -> Result<()> {
+    // Not by write: a dead init must be an error, not a SIGPIPE.
+    match rustix::net::send(gate, &[GO], rustix::net::SendFlags::NOSIGNAL) {
+        Ok(_) => Ok(()),
+        Err(Errno::PIPE | Errno::CONNRESET) => Err(gone()),
+        Err(errno) => Err(Error::os("release init", errno)),
+    }
+}
+
+/// What came of a child, from all that it wrote until end of file: nothing means executed.
+pub fn outcome(bytes: &[u8]) -> Result<()> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    Err(serde_json::from_slice(bytes).unwrap_or_else(|_| {
+        Error::failed("start", format!("unreadable report: {:?}", String::from_utf8_lossy(bytes)))
+    }))
+}
+
+fn gone() -> Error {
+    Error::failed("start", "init ended before it was released").hint("was it killed? see `podrun state`")
+}
+
+/// Reads until the child says that it is built, or why it is not.
+pub(super) fn wait_until_built(gate: &OwnedFd) -> Result<()> {
+    let mut first = [0];
+    let failed = |errno| Error::os("wait for init", errno);
+    let read = rustix::io::retry_on_intr(|| rustix::io::read(gate, &mut first)).map_err(failed)?;
+    if read == 1 && first[0] == BUILT {
+        return Ok(());
+    }
+    let mut report = first[..read].to_vec();
+    let file = File::from(gate.try_clone().map_err(|error| Error::io("wait for", "init", &error))?);
+    // An end by a signal leaves a reset instead of an end of file.
+    let _ = file.take(MAX_REPORT).read_to_end(&mut report);
+    outcome(&report)?;
+    Err(Error::failed("create", "init ended before it was built")
+        .hint("something killed it: the kernel's OOM killer, for one"))
+}
+
+/// Child: says that it is built.
+pub(super) fn built(gate: impl AsFd) -> Result<()> {
+    rustix::io::write(gate, &[BUILT]).map(drop).map_err(|errno| Error::os("report to the parent", errno))
+}
+
+/// Child: waits until it is released over `gate`. False where nobody is left who could.
+pub(super) fn wait_for_go(gate: BorrowedFd<'_>) -> bool {
+    let mut byte = [0];
+    matches!(rustix::io::retry_on_intr(|| rustix::io::read(gate, &mut byte)), Ok(1)) && byte[0] == GO
+}
+
+/// Child: waits until somebody connects and says go; that connection is where the outcome goes.
+pub(super) fn accept_go(listener: &OwnedFd) -> Result<OwnedFd> {
+    loop {
+        match rustix::net::accept_with(listener, SocketFlags::CLOEXEC) {
+            Ok(connection) if wait_for_go(connection.as_fd()) => return Ok(connection),
+            Ok(_) | Err(Errno::INTR | Errno::CONNABORTED) => {}
+            Err(errno) => return Err(Error::os("wait for start", errno)),
+        }
+    }
+}
+
+/// Child: reports why it failed. Nobody may be there to read it any more.
+pub(super) fn report(gate: impl AsFd, error: &Error) {
+    if let Ok(bytes) = serde_json::to_vec(error) {
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            match rustix::io::write(&gate, rest) {
+                Ok(written) => rest = &rest[written..],
+                Err(Errno::INTR) => {}
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_is_success_and_an_error_arrives_as_it_was() {
+        outcome(b"").unwrap();
+        let error = Error::at("mount proc on", "/proc", Errno::PERM).hint("h");
+        assert_eq!(outcome(&serde_json::to_vec(&error).unwrap()).unwrap_err(), error);
+        assert!(outcome(b"{").unwrap_err().why.starts_with("unreadable"));
+    }
+}

@@ -1,0 +1,88 @@
+//! `--init`: a PID 1 that starts the command, hands its signals on, reaps what nobody waits for,
+//! and ends as the command ended.
+//!
+//! The kernel treats PID 1 of a namespace specially: signals without a handler are dropped, orphans
+//! become its children. A command that does not expect that gets a PID of its own here.
+
+use std::ffi::CString;
+use std::os::fd::BorrowedFd;
+
+use nix::libc;
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{WaitOptions, WaitStatus};
+
+use super::child::execute;
+use super::credentials::{self, ProcessPlan};
+use super::gate;
+use crate::error::Error;
+use crate::sys::{Clone3, clone, fd, signal};
+
+struct Command<'a> {
+    process: &'a ProcessPlan,
+    file: &'a CString,
+    gate: BorrowedFd<'a>,
+}
+
+/// Starts the command and stays as its init. What comes of `execve` is told by the command's own
+/// process over `gate`. Comes back only if there is no process.
+pub(super) fn run(
+    process: &ProcessPlan,
+    file: &CString,
+    gate: BorrowedFd<'_>,
+    ending: BorrowedFd<'_>,
+) -> Error {
+    let command = Command { process, file, gate };
+    let keep = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr(), command.gate];
+    match (Clone3 { namespaces: 0, cgroup: None, keep: &keep }).spawn(&command, main) {
+        Ok(command) => supervise(command.pid, ending),
+        Err(error) => Error::io("start", file.to_string_lossy().as_ref(), &error),
+    }
+}
+
+fn main(command: &Command<'_>) -> ! {
+    let error = match credentials::new_session() {
+        Ok(()) => execute(command.process, command.file),
+        Err(error) => error,
+    };
+    gate::report(command.gate, &error);
+    clone::exit(credentials::failure_status(&error))
+}
+
+/// Nothing of the container is open here any more: neither the gate (its end of file means that
+/// the command was executed) nor the output (its end of file means that nobody writes any more).
+fn supervise(command: i32, ending: BorrowedFd<'_>) -> ! {
+    // Every signal has been blocked since before the clone, so that none was missed.
+    if fd::close_all_but(&[ending]).is_err() {
+        clone::exit(125);
+    }
+    // 0, 1 and 2 stay occupied, where the container has a null device: the lowest free numbers.
+    for _ in 0..3 {
+        if let Ok(null) = rustix::fs::open(c"/dev/null", OFlags::RDWR, Mode::empty()) {
+            std::mem::forget(null);
+        }
+    }
+    loop {
+        match signal::wait() {
+            libc::SIGCHLD => {
+                if let Some(status) = reap(command) {
+                    let _ = rustix::io::write(ending, &status.as_raw().to_le_bytes());
+                    let signaled = status.terminating_signal().map(|signal| 128 + signal);
+                    clone::exit(status.exit_status().or(signaled).unwrap_or(125));
+                }
+            }
+            // The command may be a zombie already: then there is nobody to hear it.
+            other => drop(signal::kill(command, other)),
+        }
+    }
+}
+
+/// Takes every child that has ended; the command's own end where it is among them.
+fn reap(command: i32) -> Option<WaitStatus> {
+    let mut ending = None;
+    while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+        if pid.as_raw_nonzero().get() == command {
+            ending = Some(status);
+        }
+    }
+    ending
+}

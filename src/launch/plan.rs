@@ -1,0 +1,185 @@
+//! What is to be built, read out of the configuration and checked before anything exists.
+
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use oci_spec::runtime::{LinuxDevice, LinuxNamespaceType, Spec};
+
+use super::credentials::ProcessPlan;
+use super::mount_options::{self, Options};
+use crate::error::{Error, Result};
+use crate::paths::ContainerPaths;
+use crate::spec::settings::Settings;
+
+/// Everything that a container's init will do. Made by [`plan`](plan()).
+#[derive(Debug)]
+pub struct Plan {
+    pub(super) rootfs: PathBuf,
+    pub(super) read_only: bool,
+    pub(super) overlay: Option<Overlay>,
+    pub(super) namespaces: Namespaces,
+    pub(super) mounts: Vec<Mount>,
+    pub(super) devices: Vec<LinuxDevice>,
+    pub(super) hostname: Option<String>,
+    pub(super) domainname: Option<String>,
+    pub(super) sysctls: Vec<(String, String)>,
+    pub(super) masked: Vec<PathBuf>,
+    pub(super) read_only_paths: Vec<PathBuf>,
+    /// `linux.rootfsPropagation`: set once everything is in place.
+    pub(super) propagation: Options,
+    pub(super) process: ProcessPlan,
+    pub(super) init: bool,
+}
+
+/// A writable layer above the root filesystem.
+#[derive(Debug)]
+pub(super) struct Overlay {
+    pub(super) upper: PathBuf,
+    pub(super) work: PathBuf,
+    /// What the container must not see of the root filesystem: podrun's own directories.
+    pub(super) hidden: Vec<PathBuf>,
+}
+
+/// Which namespaces the container has of its own, and how it comes by them.
+#[derive(Debug, Default)]
+pub(super) struct Namespaces {
+    /// `CLONE_NEW*` for clone3: all new ones but the cgroup namespace.
+    pub(super) new: u64,
+    /// A cgroup namespace of its own: unshared by the child once it is in its cgroup.
+    pub(super) cgroup: bool,
+    /// Namespaces of others, to be joined by path.
+    pub(super) joined: Vec<(LinuxNamespaceType, PathBuf)>,
+    /// `CLONE_NEW*`: all that a process joining the container joins, but the pid namespace.
+    pub(super) owned: u32,
+}
+
+/// One mount below the root.
+#[derive(Debug)]
+pub(super) struct Mount {
+    pub(super) destination: PathBuf,
+    /// The file system's type; `bind` for a bind mount.
+    pub(super) kind: String,
+    pub(super) source: Option<PathBuf>,
+    pub(super) options: Options,
+}
+
+impl Namespaces {
+    /// The bit of `clone(2)` for a namespace.
+    pub(super) fn flag(kind: LinuxNamespaceType) -> u32 {
+        // The enum's values are the kernel's.
+        kind as u32
+    }
+
+    pub(super) fn of(spec: &Spec) -> Result<Self> {
+        let mut namespaces = Self::default();
+        let named = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+        for namespace in named.into_iter().flatten() {
+            let kind = namespace.typ();
+            let flag = Self::flag(kind);
+            match (kind, namespace.path()) {
+                (LinuxNamespaceType::User | LinuxNamespaceType::Time, _) => {
+                    return Err(unsupported(format!("a {kind} namespace")));
+                }
+                (LinuxNamespaceType::Mount | LinuxNamespaceType::Pid, Some(path)) => {
+                    return Err(unsupported(format!("joining the {kind} namespace {}", path.display())));
+                }
+                (_, Some(path)) => namespaces.joined.push((kind, path.clone())),
+                (LinuxNamespaceType::Cgroup, None) => namespaces.cgroup = true,
+                (_, None) => namespaces.new |= u64::from(flag),
+            }
+            namespaces.owned |= flag;
+        }
+        if namespaces.new & u64::from(Self::flag(LinuxNamespaceType::Mount)) == 0 {
+            return Err(Error::usage("linux.namespaces", "has no new mount namespace"));
+        }
+        Ok(namespaces)
+    }
+
+    /// Whether the container has this namespace new and to itself.
+    pub(super) fn is_new(&self, kind: LinuxNamespaceType) -> bool {
+        self.new & u64::from(Self::flag(kind)) != 0
+    }
+}
+
+fn unsupported(what: String) -> Error {
+    Error::usage("linux.namespaces", format!("{what} is not supported yet"))
+}
+
+/// The plan for the container that `spec` describes. Relative paths in it start at `bundle`.
+pub fn plan(spec: &Spec, settings: &Settings, paths: &ContainerPaths, bundle: &Path) -> Result<Plan> {
+    let root = spec.root().as_ref().ok_or_else(|| Error::usage("root", "is missing"))?;
+    let process = spec.process().as_ref().ok_or_else(|| Error::usage("process", "is missing"))?;
+    let linux = spec.linux().as_ref();
+    let masked = linux.and_then(|linux| linux.masked_paths().as_ref());
+    let read_only_paths = linux.and_then(|linux| linux.readonly_paths().as_ref());
+    let namespaces = Namespaces::of(spec)?;
+    if spec.hostname().as_ref().is_some_and(|name| !name.is_empty())
+        && !namespaces.is_new(LinuxNamespaceType::Uts)
+    {
+        return Err(Error::usage("hostname", "needs a UTS namespace of the container's own"));
+    }
+    Ok(Plan {
+        rootfs: bundle.join(root.path()),
+        read_only: root.readonly().unwrap_or(false),
+        overlay: settings.overlay.then(|| Overlay {
+            upper: paths.upper(),
+            work: paths.work(),
+            hidden: hidden(paths),
+        }),
+        mounts: spec
+            .mounts()
+            .iter()
+            .flatten()
+            .map(|mount| Mount::of(mount, bundle))
+            .collect::<Result<_>>()?,
+        devices: linux.and_then(|linux| linux.devices().clone()).unwrap_or_default(),
+        hostname: spec.hostname().clone().filter(|name| !name.is_empty()),
+        domainname: spec.domainname().clone().filter(|name| !name.is_empty()),
+        sysctls: linux.and_then(|linux| linux.sysctl().clone()).into_iter().flatten().collect(),
+        masked: masked.into_iter().flatten().map(PathBuf::from).collect(),
+        read_only_paths: read_only_paths.into_iter().flatten().map(PathBuf::from).collect(),
+        propagation: mount_options::parse(
+            linux.and_then(|linux| linux.rootfs_propagation().as_deref()).filter(|word| !word.is_empty()),
+        ),
+        process: ProcessPlan::of(process)?,
+        init: settings.init,
+        namespaces,
+    })
+}
+
+/// podrun's own directories: those that hold every container's.
+fn hidden(paths: &ContainerPaths) -> Vec<PathBuf> {
+    let root = paths.dir.parent().and_then(Path::parent);
+    let run_root = paths.run_dir.parent();
+    root.into_iter().chain(run_root).map(Path::to_owned).collect()
+}
+
+impl Mount {
+    fn of(mount: &oci_spec::runtime::Mount, bundle: &Path) -> Result<Self> {
+        let destination = mount.destination();
+        let what = || format!("mount on {}", destination.display());
+        if destination.components().any(|part| part == Component::ParentDir) {
+            return Err(Error::usage(what(), "the destination contains `..`"));
+        }
+        let mut options = mount_options::parse(mount.options().iter().flatten().map(String::as_str));
+        let kind = mount.typ().clone().unwrap_or_default();
+        options.bind |= kind == "bind";
+        let source = if options.bind {
+            let source = mount.source().as_ref().ok_or_else(|| Error::usage(what(), "has no source"))?;
+            Some(bundle.join(source))
+        } else {
+            mount.source().clone()
+        };
+        if kind.is_empty() && !options.bind {
+            return Err(Error::usage(what(), "has no type"));
+        }
+        Ok(Self { destination: destination.clone(), kind, source, options })
+    }
+}
+
+/// A string for the kernel.
+pub(super) fn c_string(what: &str, text: impl AsRef<std::ffi::OsStr>) -> Result<CString> {
+    let text = text.as_ref();
+    CString::new(text.as_bytes()).map_err(|_| Error::usage(format!("{what} {text:?}"), "contains a NUL byte"))
+}

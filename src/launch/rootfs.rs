@@ -1,0 +1,169 @@
+//! The root of the container: a private copy of a tree of mounts, or an overlay above it.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
+use rustix::mount::{OpenTreeFlags, UnmountFlags, open_tree, unmount};
+
+use super::mounts::{attach, copy_tree, new_file_system};
+use super::plan::{Overlay, Plan};
+use super::root;
+use crate::error::{Error, Result};
+use crate::sys::mount::{MountAttr, NODEV, NOEXEC, NOSUID, RDONLY};
+use crate::sys::mount_setattr;
+
+/// Builds the root filesystem of `plan` and attaches it in this process's own mount namespace, where
+/// [`enter`] finds it.
+pub(super) fn build(plan: &Plan) -> Result<OwnedFd> {
+    isolate()?;
+    let failed = |errno| Error::at("open the root filesystem", &plan.rootfs, errno);
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let base = rustix::fs::open(&plan.rootfs, flags, Mode::empty()).map_err(failed)?;
+    let root = match &plan.overlay {
+        None => copy_tree(&base, true).map_err(failed)?,
+        Some(overlay) => self::overlay(&base, overlay)?,
+    };
+    // pivot_root wants a mount point.
+    attach(&root, &base).map_err(|errno| Error::at("attach the root filesystem", &plan.rootfs, errno))?;
+    if let Some(overlay) = &plan.overlay {
+        if plan.rootfs == Path::new("/") {
+            show_host_mounts(&root, &overlay.hidden)?;
+        }
+        for hidden in &overlay.hidden {
+            hide(&root, &plan.rootfs, hidden)?;
+        }
+    }
+    Ok(root)
+}
+
+/// No mount of this process reaches the host, nor the other way round.
+fn isolate() -> Result<()> {
+    let private = MountAttr { propagation: nix::libc::MS_PRIVATE, ..MountAttr::default() };
+    let root = rustix::fs::open(c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    let root = root.map_err(|errno| Error::at("open", "/", errno))?;
+    mount_setattr(root, true, &private).map_err(|error| {
+        let error = Error::io("make the mounts private below", "/", &error);
+        if error.errno() == Some(Errno::NOSYS) {
+            return error.hint("podrun needs Linux 5.14 or newer");
+        }
+        error
+    })
+}
+
+/// Makes `root` this process's root, and the host's mounts go.
+pub(super) fn enter(root: &OwnedFd) -> Result<()> {
+    let failed = |errno| Error::os("pivot_root", errno);
+    rustix::process::fchdir(root).map_err(failed)?;
+    // The old root is stacked upon the new one, so that no directory for it is needed...
+    rustix::process::pivot_root(c".", c".").map_err(|errno| {
+        let error = failed(errno);
+        match errno {
+            Errno::INVAL => error.hint("the host's root is an initramfs, from which nobody can pivot"),
+            _ => error,
+        }
+    })?;
+    // ...and `.` is still its top: this uncovers the new one.
+    unmount(c".", UnmountFlags::DETACH).map_err(|errno| Error::os("detach the old root", errno))?;
+    rustix::process::chdir(c"/").map_err(failed)
+}
+
+fn overlay(base: &OwnedFd, overlay: &Overlay) -> Result<OwnedFd> {
+    match overlay_on(base, &overlay.upper, &overlay.work) {
+        // The file system of the state directory cannot be an upper layer: an overlay, mostly.
+        Err(error) if error.errno() == Some(Errno::INVAL) => {
+            let tmpfs = new_file_system("tmpfs", &[("mode", Some("0700"))], NOSUID | NODEV)?;
+            let place = open_dir(&overlay.upper)?;
+            attach(&tmpfs, place).map_err(|errno| Error::at("mount tmpfs on", &overlay.upper, errno))?;
+            overlay_on(base, &overlay.upper.join("upper"), &overlay.upper.join("work")).map_err(|_| error)
+        }
+        other => other,
+    }
+}
+
+fn overlay_on(base: &OwnedFd, upper: &Path, work: &Path) -> Result<OwnedFd> {
+    let stat = rustix::fs::fstat(base).map_err(|errno| Error::os("look at the root filesystem", errno))?;
+    // The upper directory is what the container sees as `/`: it has to look like the lower one.
+    if make_dir(upper, Mode::from_raw_mode(stat.st_mode & 0o7777))? {
+        let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+        rustix::fs::chown(upper, Some(uid), Some(gid)).map_err(|errno| Error::at("chown", upper, errno))?;
+    }
+    make_dir(work, Mode::RWXU)?;
+    let (upper, work) = (open_dir(upper)?, open_dir(work)?);
+    // By descriptor: a path may contain what overlayfs takes for a separator.
+    let [lower, upper, work] = [base, &upper, &work].map(by_descriptor);
+    new_file_system(
+        "overlay",
+        &[
+            ("source", Some("overlay")),
+            ("lowerdir", Some(&lower)),
+            ("upperdir", Some(&upper)),
+            ("workdir", Some(&work)),
+        ],
+        0,
+    )
+}
+
+fn by_descriptor(fd: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(fd))
+}
+
+/// Whether it had to be made. The umask is 0.
+fn make_dir(path: &Path, mode: Mode) -> Result<bool> {
+    match rustix::fs::mkdir(path, mode) {
+        Ok(()) => Ok(true),
+        Err(Errno::EXIST) => Ok(false),
+        Err(errno) => Err(Error::at("create", path, errno)),
+    }
+}
+
+fn open_dir(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| Error::at("open", path, errno))
+}
+
+/// File systems that hold files of the host, and not what the kernel tells of itself.
+const FILES: [&str; 12] = [
+    "ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "vfat", "squashfs", "erofs", "overlay", "bcachefs",
+];
+
+/// An overlay does not show what is mounted below its lower directory: `/usr` or `/home` of a host
+/// that has them apart would be empty. They are there to be read.
+fn show_host_mounts(root: &OwnedFd, hidden: &[PathBuf]) -> Result<()> {
+    let mounts = procfs::process::Process::myself().and_then(|process| process.mountinfo());
+    let mounts = mounts.map_err(|error| Error::failed("read /proc/self/mountinfo", error.to_string()))?;
+    for mount in mounts {
+        let place = mount.mount_point.as_path();
+        let kernels = ["/proc", "/sys", "/dev", "/run", "/tmp"].iter().any(|dir| place.starts_with(dir));
+        let own = hidden.iter().any(|dir| place.starts_with(dir));
+        if place == Path::new("/") || kernels || own || !FILES.contains(&mount.fs_type.as_str()) {
+            continue;
+        }
+        // Best effort: a mount that cannot be copied or has no place leaves an empty directory.
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let Ok(tree) = open_tree(CWD, place, flags) else { continue };
+        let Ok(target) = root::open(root, place, OFlags::PATH) else { continue };
+        let read_only = MountAttr { set: RDONLY, ..MountAttr::default() };
+        if mount_setattr(&tree, false, &read_only).is_ok() {
+            let _ = attach(&tree, &target);
+        }
+    }
+    Ok(())
+}
+
+/// Puts an empty directory over the host's `hidden`, where the container would see it.
+fn hide(root: &OwnedFd, rootfs: &Path, hidden: &Path) -> Result<()> {
+    let Ok(inside) = hidden.strip_prefix(rootfs) else { return Ok(()) };
+    let failed = |errno| Error::at("hide", hidden, errno);
+    match root::open(root, &Path::new("/").join(inside), OFlags::PATH | OFlags::DIRECTORY) {
+        Ok(place) => attach(empty()?.as_fd(), place).map_err(failed),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(()),
+        Err(errno) => Err(failed(errno)),
+    }
+}
+
+/// An empty directory that nobody can fill.
+pub(super) fn empty() -> Result<OwnedFd> {
+    new_file_system("tmpfs", &[("nr_inodes", Some("2"))], RDONLY | NOSUID | NODEV | NOEXEC)
+}

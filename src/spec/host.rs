@@ -1,0 +1,88 @@
+//! What compiling a container needs to know of the host: read once, then passed as values.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::spec::options::Options;
+use crate::spec::rootfiles;
+use crate::spec::volume::Volume;
+
+/// The host, as far as it goes into a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Host {
+    /// The root filesystem: absolute, and an existing directory.
+    pub rootfs: PathBuf,
+    /// The volumes: with absolute sources that exist.
+    pub volumes: Vec<Volume>,
+    /// The host's `/etc/resolv.conf`.
+    pub resolv_conf: String,
+    /// The host's `/etc/hosts`.
+    pub hosts: String,
+    /// Which of [`rootfiles::NAMES`] the root filesystem has.
+    pub has: [bool; 3],
+}
+
+impl Host {
+    /// Reads what `options` need.
+    pub fn read(options: &Options) -> Result<Self> {
+        let absolute =
+            |path: &Path| std::path::absolute(path).map_err(|error| Error::io("resolve", path, &error));
+        let rootfs = absolute(&options.rootfs.dir)?;
+        let metadata = rootfs.metadata().map_err(|error| {
+            Error::io("rootfs", &rootfs, &error)
+                .hint("--rootfs DIR is an unpacked root filesystem; `/:O` is the host's own")
+        })?;
+        if !metadata.is_dir() {
+            return Err(Error::failed(format!("rootfs {}", rootfs.display()), "not a directory")
+                .hint("--rootfs DIR is an unpacked root filesystem, not an archive or an image"));
+        }
+        let base = absolute(Path::new("."))?;
+        let mut host = Self { rootfs, ..Self::default() };
+        for text in &options.volumes {
+            let volume = Volume::parse(text, &base)?;
+            // Also of a symlink: what it points to is what is mounted.
+            let source = volume.source.metadata();
+            source.map_err(|error| Error::io("volume source", &volume.source, &error))?;
+            host.volumes.push(volume);
+        }
+        if options.rootfs.overlay || options.read_only {
+            host.resolv_conf = text_of("/etc/resolv.conf")?;
+            host.hosts = text_of("/etc/hosts")?;
+            let etc = host.rootfs.join("etc");
+            host.has = rootfiles::NAMES.map(|name| etc.join(name).symlink_metadata().is_ok());
+        }
+        Ok(host)
+    }
+}
+
+/// A small file of the host; an absent one is empty.
+fn text_of(path: &str) -> Result<String> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(Error::io("read", path, &error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_rootfs_or_volume_source_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().to_str().unwrap();
+        let options = |rootfs: &str| Options::new(rootfs.parse().unwrap(), vec!["x".into()]);
+        let error = Host::read(&options(&format!("{path}/no"))).unwrap_err();
+        assert_eq!(error.to_string(), format!("rootfs {path}/no: no such file or directory"));
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        assert_eq!(Host::read(&options(&format!("{path}/file"))).unwrap_err().why, "not a directory");
+        let mut options = options(path);
+        options.volumes = vec![format!("{path}/no:/x")];
+        assert_eq!(
+            Host::read(&options).unwrap_err().to_string(),
+            format!("volume source {path}/no: no such file or directory"),
+        );
+    }
+}

@@ -1,0 +1,139 @@
+//! What `create` and `run` may be told, as plain values: no command line, no OCI.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use crate::error::{Error, Result};
+use crate::spec::settings::STOP_TIMEOUT;
+
+/// Everything that makes a supervised container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// The root filesystem.
+    pub rootfs: Rootfs,
+    /// The root cannot be written.
+    pub read_only: bool,
+    /// `KEY=VALUE`, complete; a later one overrides an earlier one.
+    pub env: Vec<String>,
+    /// The working directory; `/` where absent.
+    pub cwd: Option<String>,
+    /// `USER[:GROUP]`, by name or number; root where absent.
+    pub user: Option<String>,
+    /// The hostname; made from the ID where absent.
+    pub hostname: Option<String>,
+    /// A minimal PID 1 before the command.
+    pub init: bool,
+    /// The network.
+    pub network: Network,
+    /// `KEY=VALUE` or `KEY`.
+    pub labels: Vec<String>,
+    /// `KEY=VALUE`.
+    pub annotations: Vec<String>,
+    /// `SRC:DST[:opts]`.
+    pub volumes: Vec<String>,
+    /// `DST[:opts]`.
+    pub tmpfs: Vec<String>,
+    /// What `stop` sends first; SIGTERM where absent.
+    pub stop_signal: Option<String>,
+    /// Seconds between that and SIGKILL.
+    pub stop_timeout: u64,
+    /// Stdin stays open.
+    pub interactive: bool,
+    /// Deleted once it has ended.
+    pub rm: bool,
+    /// The command and its arguments.
+    pub args: Vec<String>,
+}
+
+impl Options {
+    /// `args` in `rootfs`, and nothing else asked for.
+    pub fn new(rootfs: Rootfs, args: Vec<String>) -> Self {
+        Self {
+            rootfs,
+            args,
+            read_only: false,
+            env: Vec::new(),
+            cwd: None,
+            user: None,
+            hostname: None,
+            init: false,
+            network: Network::Host,
+            labels: Vec::new(),
+            annotations: Vec::new(),
+            volumes: Vec::new(),
+            tmpfs: Vec::new(),
+            stop_signal: None,
+            stop_timeout: STOP_TIMEOUT,
+            interactive: false,
+            rm: false,
+        }
+    }
+}
+
+/// `--rootfs DIR[:O]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rootfs {
+    /// The directory, as the user wrote it.
+    pub dir: PathBuf,
+    /// A writable overlay above it, which leaves it untouched.
+    pub overlay: bool,
+}
+
+impl FromStr for Rootfs {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (dir, overlay) = text.strip_suffix(":O").map_or((text, false), |dir| (dir, true));
+        if dir.is_empty() || dir.contains('\0') {
+            return Err(Error::usage(format!("--rootfs {text:?}"), "is not a directory's path"));
+        }
+        Ok(Self { dir: Path::new(dir).to_owned(), overlay })
+    }
+}
+
+/// `--network host|none|ns:PATH`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Network {
+    /// The host's own.
+    #[default]
+    Host,
+    /// A new one with nothing but `lo`.
+    None,
+    /// The one that this file stands for.
+    Path(PathBuf),
+}
+
+impl FromStr for Network {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match (text, text.strip_prefix("ns:")) {
+            ("host", _) => Ok(Self::Host),
+            ("none", _) => Ok(Self::None),
+            (_, Some(path)) if path.starts_with('/') => Ok(Self::Path(path.into())),
+            _ => Err(Error::usage(format!("--network {text:?}"), "is none that podrun knows")
+                .hint("host, none, or ns:PATH with an absolute path such as ns:/run/netns/NAME")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rootfs_may_ask_for_an_overlay() {
+        let rootfs = |text: &str| text.parse::<Rootfs>().map(|rootfs| (rootfs.dir, rootfs.overlay));
+        assert_eq!(rootfs("/:O").unwrap(), (PathBuf::from("/"), true));
+        assert_eq!(rootfs("a:b").unwrap(), (PathBuf::from("a:b"), false));
+        assert!(rootfs("").is_err() && rootfs(":O").is_err());
+    }
+
+    #[test]
+    fn a_network_is_one_of_three() {
+        assert_eq!("ns:/run/netns/a".parse::<Network>().unwrap(), Network::Path("/run/netns/a".into()));
+        for wrong in ["", "bridge", "ns:", "ns:a"] {
+            assert!(wrong.parse::<Network>().is_err(), "{wrong}");
+        }
+    }
+}

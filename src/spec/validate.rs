@@ -1,0 +1,180 @@
+//! What an OCI configuration must have before anything is built from it. Errors name the field.
+//!
+//! What depends on the host or on the root filesystem is for launch to find out.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
+
+use crate::error::{Error, Result};
+
+fn wrong(field: impl Into<String>, why: impl Into<String>) -> Error {
+    Error::usage(format!("config {}", field.into()), why)
+}
+
+/// Refuses a configuration that podrun cannot or must not run.
+pub fn validate(spec: &Spec) -> Result<()> {
+    if !spec.version().starts_with("1.") {
+        let why = format!("{:?} is not a version 1 of the OCI runtime specification", spec.version());
+        return Err(wrong("ociVersion", why));
+    }
+    let root = spec.root().as_ref().ok_or_else(|| wrong("root", "is missing"))?;
+    path("root.path", root.path(), Shape::Any)?;
+    process(spec.process().as_ref().ok_or_else(|| wrong("process", "is missing"))?)?;
+    for (index, mount) in spec.mounts().iter().flatten().enumerate() {
+        let field = |name| format!("mounts[{index}].{name}");
+        path(&field("destination"), mount.destination(), Shape::Absolute)?;
+        if let Some(source) = mount.source() {
+            path(&field("source"), source, Shape::MaybeEmpty)?;
+        }
+        for option in mount.options().iter().flatten() {
+            text(&field("options"), option)?;
+        }
+    }
+    linux(spec, spec.linux().as_ref().ok_or_else(|| wrong("linux", "is missing"))?)
+}
+
+fn process(process: &Process) -> Result<()> {
+    let args = process.args().as_deref().unwrap_or_default();
+    match args.first().map(String::as_str) {
+        None => return Err(wrong("process.args", "is missing or empty").hint("the command goes behind `--`")),
+        Some("") => return Err(wrong("process.args[0]", "is empty").hint("the command goes behind `--`")),
+        Some(_) => {}
+    }
+    for (index, arg) in args.iter().enumerate() {
+        text(&format!("process.args[{index}]"), arg)?;
+    }
+    for (index, entry) in process.env().iter().flatten().enumerate() {
+        let field = format!("process.env[{index}]");
+        text(&field, entry)?;
+        if entry.find('=').is_none_or(|end| end == 0) {
+            return Err(wrong(field, format!("{entry:?} is not KEY=VALUE")));
+        }
+    }
+    let mut limits = HashSet::new();
+    for (index, limit) in process.rlimits().iter().flatten().enumerate() {
+        let field = format!("process.rlimits[{index}]");
+        if limit.soft() > limit.hard() {
+            return Err(wrong(field, "the soft limit is above the hard one"));
+        }
+        if !limits.insert(limit.typ() as u32) {
+            return Err(wrong(field, "the same limit is there twice"));
+        }
+    }
+    path("process.cwd", process.cwd(), Shape::Absolute)
+}
+
+fn linux(spec: &Spec, linux: &Linux) -> Result<()> {
+    let mut kinds = HashSet::new();
+    for (index, namespace) in linux.namespaces().iter().flatten().enumerate() {
+        let field = format!("linux.namespaces[{index}]");
+        if !kinds.insert(namespace.typ() as u32) {
+            return Err(wrong(field, "the same namespace is there twice"));
+        }
+        if let Some(target) = namespace.path() {
+            path(&format!("{field}.path"), target, Shape::Absolute)?;
+        }
+    }
+    // Without these two, building the container would change the host.
+    if !kinds.contains(&(LinuxNamespaceType::Mount as u32)) {
+        return Err(wrong("linux.namespaces", "has no mount namespace"));
+    }
+    let names = [("hostname", spec.hostname()), ("domainname", spec.domainname())];
+    for (field, name) in names.into_iter().filter_map(|(field, name)| Some((field, name.as_ref()?))) {
+        text(field, name)?;
+        if !name.is_empty() && !kinds.contains(&(LinuxNamespaceType::Uts as u32)) {
+            return Err(wrong(field, "needs a uts namespace of its own"));
+        }
+    }
+    let masked = linux.masked_paths().iter().flatten().map(|path| ("linux.maskedPaths", path));
+    let read_only = linux.readonly_paths().iter().flatten().map(|path| ("linux.readonlyPaths", path));
+    for (field, place) in masked.chain(read_only) {
+        path(field, Path::new(place), Shape::Absolute)?;
+    }
+    Ok(())
+}
+
+/// What a path has to be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    Any,
+    Absolute,
+    MaybeEmpty,
+}
+
+fn path(field: &str, path: &Path, shape: Shape) -> Result<()> {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    if bytes.contains(&0) {
+        return Err(wrong(field, "has a NUL byte"));
+    }
+    if bytes.is_empty() && shape != Shape::MaybeEmpty {
+        return Err(wrong(field, "is missing or empty"));
+    }
+    if shape == Shape::Absolute && !path.is_absolute() {
+        return Err(wrong(field, format!("{:?} is not an absolute path", path.display())));
+    }
+    Ok(())
+}
+
+fn text(field: &str, text: &str) -> Result<()> {
+    if text.contains('\0') { Err(wrong(field, "has a NUL byte")) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn config() -> Value {
+        json!({
+            "ociVersion": "1.0.2",
+            "root": { "path": "rootfs" },
+            "process": { "user": { "uid": 0, "gid": 0 }, "args": ["true"], "env": ["A=b"], "cwd": "/" },
+            "hostname": "c",
+            "mounts": [{ "destination": "/proc", "type": "proc", "source": "proc" }],
+            "linux": { "namespaces": [{ "type": "mount" }, { "type": "uts" }] },
+        })
+    }
+
+    fn complaint(pointer: &str, value: Value) -> String {
+        let mut config = config();
+        *config.pointer_mut(pointer).unwrap() = value;
+        match serde_json::from_value::<Spec>(config) {
+            Ok(spec) => validate(&spec).map_or_else(|error| error.what, |()| "nothing".to_owned()),
+            Err(error) => format!("json: {error}"),
+        }
+    }
+
+    #[test]
+    fn an_ordinary_bundle_is_accepted() {
+        validate(&serde_json::from_value(config()).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn a_wrong_field_is_named() {
+        for (pointer, value, field) in [
+            ("/ociVersion", json!("2.0"), "config ociVersion"),
+            ("/root", json!(null), "config root"),
+            ("/root/path", json!(""), "config root.path"),
+            ("/process", json!(null), "config process"),
+            ("/process/args", json!([]), "config process.args"),
+            ("/process/args", json!([""]), "config process.args[0]"),
+            ("/process/args", json!(["a", "b\0"]), "config process.args[1]"),
+            ("/process/env", json!(["A=b", "=c"]), "config process.env[1]"),
+            ("/process/cwd", json!("tmp"), "config process.cwd"),
+            ("/mounts/0/destination", json!("proc"), "config mounts[0].destination"),
+            ("/linux", json!(null), "config linux"),
+            ("/linux/namespaces", json!([{ "type": "uts" }]), "config linux.namespaces"),
+            ("/linux/namespaces", json!([{ "type": "mount" }]), "config hostname"),
+            (
+                "/linux/namespaces",
+                json!([{ "type": "mount" }, { "type": "mount" }]),
+                "config linux.namespaces[1]",
+            ),
+        ] {
+            assert_eq!(complaint(pointer, value), field, "{pointer}");
+        }
+    }
+}

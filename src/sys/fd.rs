@@ -1,0 +1,67 @@
+//! File descriptors as numbers: closing what nobody asked to keep.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::libc;
+
+/// What `close_range(2)` does to the descriptors it is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// They are closed now.
+    Close,
+    /// They are closed by the next `execve`.
+    CloseOnExec,
+}
+
+/// Applies `fate` to every descriptor but those in `keep`, which is sorted.
+#[expect(unsafe_code, reason = "close_range acts on descriptors that others own")]
+pub(super) fn all_but(keep: &[RawFd], fate: Fate) -> io::Result<()> {
+    // CLOSE_RANGE_CLOEXEC; a c_int in libc, unsigned in the kernel.
+    let flags: libc::c_uint = if fate == Fate::Close { 0 } else { 4 };
+    let mut first: libc::c_uint = 0;
+    let close = |first: libc::c_uint, last: libc::c_uint| {
+        // SAFETY: only called by a child that shares no descriptor table, holds nothing but
+        // `keep`, and ends in execve or _exit: no owner of a closed number will ever use it.
+        super::check(unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) }).map(drop)
+    };
+    for fd in keep {
+        let fd = fd.unsigned_abs();
+        if fd > first {
+            close(first, fd - 1)?;
+        }
+        first = first.max(fd + 1);
+    }
+    close(first, libc::c_uint::MAX)
+}
+
+/// The numbers of `fds`, sorted.
+pub(super) fn sorted(fds: &[BorrowedFd<'_>]) -> Vec<RawFd> {
+    let mut numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+/// The descriptor that this program was started with at number `fd`. Once only: there is one owner.
+#[expect(unsafe_code, reason = "takes ownership of a number")]
+pub fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if TAKEN.swap(true, Ordering::Relaxed) {
+        return Err(io::Error::from_raw_os_error(libc::EBUSY));
+    }
+    // SAFETY: an integer; the call fails on a number that is not open.
+    super::check(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) }.into())?;
+    // SAFETY: it is open, came with the program, and TAKEN makes this its only owner.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Leaves only 0, 1 and 2 to the program that this process is about to execute.
+pub fn only_stdio_survives_exec() -> io::Result<()> {
+    all_but(&[0, 1, 2], Fate::CloseOnExec)
+}
+
+/// Closes everything but `keep`: for a child that will never use, nor drop, anything else.
+pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
+    all_but(&sorted(keep), Fate::Close)
+}

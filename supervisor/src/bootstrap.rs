@@ -1,0 +1,309 @@
+//! The beginning of a shim: the creating command's first request, and the launch.
+//!
+//! ```text
+//!  Hello, Launch + lock ──▶ listen ─▶ state "creating" ─▶ cgroup ─▶ launch ─▶ state "created"
+//!                       ◀── Launched, or Refused after everything was undone
+//! ```
+//!
+//! Synchronous, because there is nobody else to serve yet: clients that come early wait in the
+//! socket's backlog.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+
+use bytes::BytesMut;
+use jiff::Timestamp;
+use podrun::cgroup::{self, Cgroup};
+use podrun::error::{Error, Result};
+use podrun::launch::{self, Gate, Stdio};
+use podrun::paths::{ContainerId, ContainerPaths, Roots};
+use podrun::protocol::{Hello, LogPosition, Reply, Request, frame, socket};
+use podrun::spec::Spec;
+use podrun::spec::settings::Settings;
+use podrun::state::lock::Lock;
+use podrun::state::process::boot_id;
+use podrun::state::publish::{self, Durability};
+use podrun::state::{Ending, ExitRecord, ProcessRef, State, Status, store};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::pipe::PipeFlags;
+
+use crate::owned::{Facts, Owned};
+
+/// How much a pipe of the container holds.
+const PIPE_SIZE: usize = 1 << 20;
+
+/// The creating command's connection, with what it has sent already.
+#[derive(Debug)]
+pub(crate) struct Creator {
+    /// Nonblocking.
+    pub(crate) stream: UnixStream,
+    /// What came behind its first request.
+    pub(crate) buffer: BytesMut,
+}
+
+/// What a launch comes to.
+#[derive(Debug)]
+pub(crate) struct Launched {
+    /// Everything this shim holds from now on.
+    pub(crate) owned: Owned,
+    /// What the container is.
+    pub(crate) spec: Spec,
+    /// The command that asked for it.
+    pub(crate) creator: Creator,
+}
+
+/// Serves the first request on `control`. `None`: there is nothing to supervise, and whoever could
+/// be told was told.
+pub(crate) fn launch(control: OwnedFd, log: impl FnOnce(&ContainerPaths)) -> Result<Option<Launched>> {
+    let mut creator = Blocking { socket: control, buffer: BytesMut::new(), fds: Vec::new() };
+    let Some(hello) = creator.receive::<Hello>()? else { return Ok(None) };
+    creator.send(&Hello::ours())?;
+    if let Err(error) = hello.agree() {
+        creator.send(&Reply::Refused(error))?;
+        return Ok(None);
+    }
+    let Some(request) = creator.receive::<Request>()? else { return Ok(None) };
+    let (Request::Launch { id, roots }, Some(lock)) = (request, creator.fds.pop()) else {
+        creator
+            .send(&Reply::Refused(Error::failed("control socket", "the first request must be a launch")))?;
+        return Ok(None);
+    };
+    let attempt = Attempt { paths: roots.container(&id), id, roots };
+    log(&attempt.paths);
+    let (owned, spec) = match attempt.launch(lock) {
+        Ok(launched) => launched,
+        Err(error) => {
+            // The command may be gone; then nobody needs to know.
+            let _ = creator.send(&Reply::Refused(error));
+            return Ok(None);
+        }
+    };
+    let pid = owned.facts.state.init.map_or(0, |init| init.pid);
+    // Likewise: the container is there, whoever may have died since.
+    let _ = creator.send(&Reply::Launched { pid });
+    let failed = |error: std::io::Error| Error::io("use", "the control socket", &error);
+    let stream = UnixStream::from(creator.socket);
+    stream.set_nonblocking(true).map_err(failed)?;
+    Ok(Some(Launched { owned, spec, creator: Creator { stream, buffer: creator.buffer } }))
+}
+
+#[derive(Debug)]
+struct Attempt {
+    id: ContainerId,
+    roots: Roots,
+    paths: ContainerPaths,
+}
+
+impl Attempt {
+    /// Builds the container, or undoes what was built of it.
+    fn launch(&self, lock: OwnedFd) -> Result<(Owned, Spec)> {
+        let previous = publish::read_json::<State>(&self.paths.state())?
+            .ok_or_else(|| Error::no_such_container(&self.id))?;
+        let is_new = previous.status == Status::Creating;
+        let result = self.build(previous.clone(), is_new);
+        match result {
+            Ok((built, spec)) => Ok((built.into_owned(self.roots.clone(), lock), spec)),
+            Err(error) => {
+                self.undo(previous, is_new, lock, &error);
+                Err(error)
+            }
+        }
+    }
+
+    fn build(&self, mut state: State, is_new: bool) -> Result<(Built, Spec)> {
+        let spec = publish::read_json::<Spec>(&self.paths.spec())?
+            .ok_or_else(|| Error::at("read", self.paths.spec(), Errno::NOENT))?;
+        let settings = Settings::of(&spec)?;
+        store::make_dir(&self.paths.run_dir)?;
+        let listener = socket::listen(&self.paths.socket())?;
+        state.shim = ProcessRef::of(rustix::process::getpid().as_raw_nonzero().get());
+        state.cgroup_path = cgroup::container_path(&self.roots, &self.id)?;
+        if !is_new {
+            self.begin_again(&mut state)?;
+        }
+        let cgroup = Cgroup::create(&state.cgroup_path)?;
+        let plan = launch::plan(&spec, &settings, &self.paths, &self.paths.dir)?;
+        let pipes = Pipes::new(settings.interactive)?;
+        let init = launch::create(plan, &cgroup, pipes.stdio, Gate::Socketpair)?;
+        state.init = ProcessRef::of(init.pid);
+        state.status = Status::Created;
+        store::write_state(&self.paths, &state, Durability::Atomic)?;
+        let log = LogPosition::default();
+        let built = Built {
+            state,
+            log,
+            listener,
+            pidfd: init.pidfd,
+            stdout: pipes.stdout,
+            stderr: pipes.stderr,
+            gate: init.gate,
+            ending: init.ending,
+            stdin: pipes.stdin,
+        };
+        Ok((built, spec))
+    }
+
+    /// A stopped container runs again: its last record moves aside.
+    fn begin_again(&self, state: &mut State) -> Result<()> {
+        state.status = Status::Creating;
+        state.boot_id = boot_id();
+        state.init = None;
+        state.started_at = None;
+        state.reason = None;
+        store::write_state(&self.paths, state, Durability::Atomic)?;
+        let exit = self.paths.exit();
+        let older = exit.with_added_extension("1");
+        match std::fs::rename(&exit, &older) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io("move aside", &exit, &error));
+            }
+            _ => {}
+        }
+        let _ = std::fs::remove_file(self.paths.run_exit());
+        Ok(())
+    }
+
+    /// After a failed build: a new container leaves nothing; one that ran before stays, stopped, and
+    /// says why it does not run.
+    fn undo(&self, previous: State, is_new: bool, lock: OwnedFd, error: &Error) {
+        let cgroup = cgroup::container_path(&self.roots, &self.id);
+        let removed = cgroup.and_then(|path| {
+            if let Some(cgroup) = Cgroup::open(&path)? {
+                cgroup.kill()?;
+            }
+            cgroup::remove(&path)
+        });
+        if let Err(error) = removed {
+            tracing::warn!("{error}");
+        }
+        let result = if is_new {
+            store::remove(&self.roots, &self.id).and_then(|()| Lock::from_fd(lock).remove(&self.paths.lock))
+        } else {
+            self.record_failure(previous, error)
+        };
+        if let Err(error) = result {
+            tracing::warn!("{error}");
+        }
+    }
+
+    fn record_failure(&self, mut state: State, error: &Error) -> Result<()> {
+        let mut record = ExitRecord::unknown(None, "").ended(Ending::Exited(error.launch_exit_code().into()));
+        record.finished_at = Some(Timestamp::now());
+        record.reason = Some(error.to_string());
+        publish::json(&self.paths.exit(), &record, Durability::Atomic)?;
+        state.status = Status::Stopped;
+        state.reason = record.reason;
+        let _ = std::fs::remove_file(self.paths.socket());
+        store::write_state(&self.paths, &state, Durability::Atomic)
+    }
+}
+
+/// What a build comes to: everything but the lock.
+#[derive(Debug)]
+struct Built {
+    state: State,
+    log: LogPosition,
+    listener: OwnedFd,
+    pidfd: OwnedFd,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    gate: Option<OwnedFd>,
+    ending: Option<OwnedFd>,
+    stdin: Option<OwnedFd>,
+}
+
+impl Built {
+    fn into_owned(self, roots: Roots, lock: OwnedFd) -> Owned {
+        Owned {
+            facts: Facts { roots, state: self.state, log: self.log },
+            lock,
+            listener: self.listener,
+            pidfd: self.pidfd,
+            stdout: self.stdout,
+            stderr: self.stderr,
+            gate: self.gate,
+            ending: self.ending,
+            stdin: self.stdin,
+        }
+    }
+}
+
+/// The container's stdio: its own ends, and the shim's.
+#[derive(Debug)]
+struct Pipes {
+    stdio: Stdio,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    stdin: Option<OwnedFd>,
+}
+
+impl Pipes {
+    fn new(interactive: bool) -> Result<Self> {
+        let (stdin, writer) = if interactive {
+            let (reader, writer) = pipe()?;
+            (reader, Some(writer))
+        } else {
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            let null = rustix::fs::open("/dev/null", flags, Mode::empty())
+                .map_err(|errno| Error::at("open", "/dev/null", errno))?;
+            (null, None)
+        };
+        let (stdout, stdout_writer) = output()?;
+        let (stderr, stderr_writer) = output()?;
+        let stdio = Stdio { stdin, stdout: stdout_writer, stderr: stderr_writer };
+        Ok(Self { stdio, stdout, stderr, stdin: writer })
+    }
+}
+
+fn pipe() -> Result<(OwnedFd, OwnedFd)> {
+    rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|errno| Error::os("create a pipe", errno))
+}
+
+/// A pipe for output. The container's end is open for reading too, so that the death of a reader
+/// raises no SIGPIPE in it; a full pipe makes it wait.
+fn output() -> Result<(OwnedFd, OwnedFd)> {
+    let (reader, writer) = pipe()?;
+    // Best effort: a smaller pipe only means smaller batches.
+    let _ = rustix::pipe::fcntl_setpipe_size(&reader, PIPE_SIZE);
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&writer));
+    let both = rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| Error::os("open a pipe for reading and writing", errno))?;
+    Ok((reader, both))
+}
+
+/// The creating command, before there is a loop.
+#[derive(Debug)]
+struct Blocking {
+    socket: OwnedFd,
+    buffer: BytesMut,
+    fds: Vec<OwnedFd>,
+}
+
+impl Blocking {
+    fn receive<T: serde::de::DeserializeOwned>(&mut self) -> Result<Option<T>> {
+        loop {
+            if let Some(message) = frame::decode(&mut self.buffer)? {
+                return Ok(Some(message));
+            }
+            match socket::receive(&self.socket, &mut self.buffer, &mut self.fds) {
+                Ok(0) => return Ok(None),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(Error::os("read the control socket", errno)),
+            }
+        }
+    }
+
+    fn send<T: serde::Serialize>(&self, message: &T) -> Result<()> {
+        let mut bytes = BytesMut::new();
+        frame::encode(message, &mut bytes)?;
+        while !bytes.is_empty() {
+            match socket::send(&self.socket, &bytes, &[]) {
+                Ok(sent) => bytes::Buf::advance(&mut bytes, sent),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(Error::os("write the control socket", errno)),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,165 @@
+//! The processes of a container as a shim deals with them: how one ended, and whether PID 1 of a
+//! namespace would hear a signal.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::rc::Rc;
+
+use nix::libc;
+use nix::sys::wait::{Id, WaitPidFlag};
+use podrun::error::{Error, Result};
+use podrun::state::Ending;
+use rustix::io::Errno;
+use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus, waitid};
+
+/// How the process behind `pidfd` ended; `None` while it lives. It stays a zombie: its pid and its
+/// `/proc` entry remain its own until [`reap`].
+pub(crate) fn look(pidfd: BorrowedFd<'_>) -> Result<Option<Ending>> {
+    wait(pidfd, WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG)
+}
+
+/// Releases the zombie behind `pidfd`; how it ended, `None` where it lives.
+pub(crate) fn reap(pidfd: BorrowedFd<'_>) -> Result<Option<Ending>> {
+    wait(pidfd, WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
+}
+
+fn wait(pidfd: BorrowedFd<'_>, options: WaitIdOptions) -> Result<Option<Ending>> {
+    loop {
+        return match waitid(WaitId::PidFd(pidfd.as_fd()), options) {
+            Ok(status) => Ok(status.as_ref().and_then(ending)),
+            Err(Errno::INTR) => continue,
+            Err(errno) => Err(Error::os("wait for a process", errno)),
+        };
+    }
+}
+
+fn ending(status: &WaitIdStatus) -> Option<Ending> {
+    if let Some(code) = status.exit_status() {
+        return Some(Ending::Exited(code));
+    }
+    status.terminating_signal().map(|signal| Ending::Signaled { signal, core: status.dumped() })
+}
+
+/// How a process ended whose raw `wait` status another process passed on.
+pub(crate) fn from_raw_status(status: i32) -> Option<Ending> {
+    if libc::WIFEXITED(status) {
+        Some(Ending::Exited(libc::WEXITSTATUS(status)))
+    } else if libc::WIFSIGNALED(status) {
+        Some(Ending::Signaled { signal: libc::WTERMSIG(status), core: libc::WCOREDUMP(status) })
+    } else {
+        None
+    }
+}
+
+/// The children that have somebody who waits for them by pidfd: init and the exec'd processes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Known(Rc<RefCell<HashSet<i32>>>);
+
+impl Known {
+    /// From now on somebody waits for `pid`.
+    pub(crate) fn add(&self, pid: i32) {
+        self.0.borrow_mut().insert(pid);
+    }
+
+    /// `pid` was reaped.
+    pub(crate) fn remove(&self, pid: i32) {
+        self.0.borrow_mut().remove(&pid);
+        self.reap_strays();
+    }
+
+    /// Reaps what reparented to the shim as subreaper and has ended. A known child that has ended
+    /// hides those behind it until it is reaped itself: [`Known::remove`] looks again.
+    pub(crate) fn reap_strays(&self) {
+        let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        while let Ok(status) = nix::sys::wait::waitid(Id::All, look) {
+            let Some(pid) = status.pid().filter(|pid| !self.0.borrow().contains(&pid.as_raw())) else {
+                return;
+            };
+            if nix::sys::wait::waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Whether `signal` ends a process that does nothing about it (`signal(7)`).
+pub(crate) fn terminates_by_default(signal: i32) -> bool {
+    !matches!(
+        signal,
+        0 | libc::SIGCHLD
+            | libc::SIGCONT
+            | libc::SIGURG
+            | libc::SIGWINCH
+            | libc::SIGSTOP
+            | libc::SIGTSTP
+            | libc::SIGTTIN
+            | libc::SIGTTOU
+    )
+}
+
+/// Whether process `pid`, PID 1 of its namespace, would take notice of `signal`.
+///
+/// The kernel drops a signal for which PID 1 has no handler, as if it had been ignored
+/// (`pid_namespaces(7)`). Caught, blocked (some thread will fetch it, or a signalfd) and
+/// deliberately ignored signals are the process's own business; so is one that a thread waits for
+/// in `sigwait`, which shows in none of the masks while it waits. In doubt it is heard.
+pub(crate) fn hears(pid: i32, signal: i32) -> bool {
+    let Ok(process) = procfs::process::Process::new(pid) else { return true };
+    let Ok(status) = process.status() else { return true };
+    let bit = 1_u64 << (signal - 1);
+    if (status.sigcgt | status.sigign | status.sigblk | status.sigpnd | status.shdpnd) & bit != 0 {
+        return true;
+    }
+    let Ok(tasks) = process.tasks() else { return true };
+    for task in tasks.flatten() {
+        // A thread that is gone by now heard nothing.
+        let Ok(status) = task.status() else { continue };
+        if status.sigblk & bit != 0 || is_in_sigwait(pid, task.tid) {
+            return true;
+        }
+    }
+    false
+}
+
+fn is_in_sigwait(pid: i32, tid: i32) -> bool {
+    let task = format!("/proc/{pid}/task/{tid}");
+    if let Ok(call) = std::fs::read_to_string(format!("{task}/syscall")) {
+        return names_sigwait(&call);
+    }
+    // Without CONFIG_HAVE_ARCH_TRACEHOOK there is no syscall file; the wait channel says as much.
+    std::fs::read_to_string(format!("{task}/wchan")).is_ok_and(|wchan| wchan.contains("sigtimedwait"))
+}
+
+/// Whether a line of `/proc/PID/syscall` (`proc_pid_syscall(5)`) is a wait for a signal: its first
+/// field is the system call's number, in decimal, or `running`.
+fn names_sigwait(line: &str) -> bool {
+    let number = line.split_ascii_whitespace().next().and_then(|number| number.parse::<i64>().ok());
+    #[cfg(target_arch = "x86_64")]
+    // 177: rt_sigtimedwait of 32-bit programs, which the kernel numbers otherwise.
+    let waits = [libc::SYS_rt_sigtimedwait, 177];
+    #[cfg(not(target_arch = "x86_64"))]
+    let waits = [libc::SYS_rt_sigtimedwait];
+    number.is_some_and(|number| waits.contains(&number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_wait_for_a_signal_is_recognised() {
+        let line = format!("{} 0x7ffd 0x0 0x0 0x8 0x0 0x0 0x7ffd 0x7f12\n", libc::SYS_rt_sigtimedwait);
+        assert!(names_sigwait(&line));
+        assert!(!names_sigwait("running\n"));
+        assert!(!names_sigwait(""));
+    }
+
+    proptest! {
+        #[test]
+        fn any_line_is_understood_without_a_panic(line in ".{0,80}") {
+            let _ = names_sigwait(&line);
+        }
+    }
+}

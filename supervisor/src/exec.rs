@@ -1,0 +1,78 @@
+//! Processes that clients run inside: each a child of the shim, watched by a task of its own from
+//! its clone to its reaping, whether its client still waits or not.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::rc::Rc;
+
+use podrun::error::Result;
+use podrun::launch::{self, Execed};
+use podrun::state::Ending;
+use podrun::sys;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::oneshot;
+
+use crate::child::{self, Known};
+use crate::fd;
+use crate::ledger::{Debt, Ledger};
+
+/// A process inside, as its client's task sees it.
+#[derive(Debug)]
+pub(crate) struct Running {
+    /// Its pid on the host.
+    pub(crate) pid: i32,
+    /// Whether its command was executed.
+    pub(crate) started: oneshot::Receiver<Result<()>>,
+    /// How it ended, and the debt that is settled once its client was told.
+    pub(crate) ended: oneshot::Receiver<(Ending, Debt)>,
+    /// The way to signal it.
+    pub(crate) signals: Signals,
+}
+
+/// The way to signal a process that may have been reaped: a pidfd never means another one.
+#[derive(Debug)]
+pub(crate) struct Signals(Rc<AsyncFd<OwnedFd>>);
+
+impl Signals {
+    /// Sends `signal`; one that does not exist, or a process that is gone, is nobody's fault.
+    pub(crate) fn send(&self, signal: i32) {
+        let _ = sys::signal::send(self.0.get_ref(), signal);
+    }
+}
+
+/// Watches a process that was just cloned. The debt keeps the shim until it is reaped.
+pub(crate) fn watch(execed: Execed, ledger: &Ledger, known: &Known) -> Result<Running> {
+    let pidfd = Rc::new(fd::watch(execed.pidfd, "a process")?);
+    let (started_sender, started) = oneshot::channel();
+    let (ended_sender, ended) = oneshot::channel();
+    let debt = ledger.unsent();
+    known.add(execed.pid);
+    let (pid, known) = (execed.pid, known.clone());
+    let process = pidfd.clone();
+    tokio::task::spawn_local(async move {
+        let outcome = match fd::read_to_end(execed.report).await {
+            Ok(report) => launch::gate::outcome(&report),
+            Err(error) => Err(error),
+        };
+        let _ = started_sender.send(outcome);
+        let ending = reaped(&process).await;
+        known.remove(pid);
+        if let Some(ending) = ending {
+            let _ = ended_sender.send((ending, debt));
+        }
+    });
+    Ok(Running { pid: execed.pid, started, ended, signals: Signals(pidfd) })
+}
+
+async fn reaped(pidfd: &AsyncFd<OwnedFd>) -> Option<Ending> {
+    loop {
+        let mut guard = pidfd.readable().await.ok()?;
+        match child::reap(pidfd.as_fd()) {
+            Ok(Some(ending)) => return Some(ending),
+            Ok(None) => guard.clear_ready(),
+            Err(error) => {
+                tracing::warn!("process behind descriptor {}: {error}", pidfd.as_raw_fd());
+                return None;
+            }
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! Descriptors in the event loop.
+
+use std::os::fd::OwnedFd;
+
+use podrun::error::{Error, Result};
+use rustix::io::Errno;
+use tokio::io::unix::AsyncFd;
+
+/// Registers a descriptor with the event loop; `what` it is, for the error.
+#[expect(deprecated, reason = "unsound only for types that may change their descriptor; an OwnedFd cannot")]
+pub(crate) fn watch(fd: OwnedFd, what: &str) -> Result<AsyncFd<OwnedFd>> {
+    AsyncFd::new(fd).map_err(|error| Error::io("watch", what, &error))
+}
+
+/// Everything that comes through `pipe` until its other end is closed.
+pub(crate) async fn read_to_end(pipe: OwnedFd) -> Result<Vec<u8>> {
+    let failed = |errno: Errno| Error::os("read a child's report", errno);
+    rustix::io::ioctl_fionbio(&pipe, true).map_err(failed)?;
+    let pipe = watch(pipe, "a child's report")?;
+    let mut report = Vec::new();
+    loop {
+        let mut guard =
+            pipe.readable().await.map_err(|error| Error::io("watch", "a child's report", &error))?;
+        report.reserve(512);
+        match rustix::io::read(&pipe, rustix::buffer::spare_capacity(&mut report)) {
+            Ok(0) => return Ok(report),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => guard.clear_ready(),
+            // The other end of a socket died with unread bytes in it.
+            Err(Errno::CONNRESET) => return Ok(report),
+            Err(errno) => return Err(failed(errno)),
+        }
+    }
+}

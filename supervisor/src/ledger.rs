@@ -1,0 +1,73 @@
+//! Who is still owed something before the shim may end.
+//!
+//! ```text
+//!  answer made ──▶ unsent ──written──▶ unacknowledged ──the client closes or goes on──▶ settled
+//! ```
+//!
+//! The end waits for the first list before it touches the disk, and for the second before the
+//! container's files may go (`--rm`).
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use tokio::sync::Notify;
+
+#[derive(Debug, Default)]
+struct Counts {
+    unsent: Cell<usize>,
+    unacknowledged: Cell<usize>,
+    changed: Notify,
+}
+
+/// The shim's debts to its clients.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ledger(Rc<Counts>);
+
+/// One debt; settled when dropped.
+#[derive(Debug)]
+pub(crate) struct Debt {
+    ledger: Ledger,
+    list: fn(&Counts) -> &Cell<usize>,
+}
+
+impl Ledger {
+    fn owe(&self, list: fn(&Counts) -> &Cell<usize>) -> Debt {
+        let count = list(&self.0);
+        count.set(count.get() + 1);
+        Debt { ledger: self.clone(), list }
+    }
+
+    /// An answer that was not written to its client yet.
+    pub(crate) fn unsent(&self) -> Debt {
+        self.owe(|counts| &counts.unsent)
+    }
+
+    /// A last answer whose client has not closed or asked again yet.
+    pub(crate) fn unacknowledged(&self) -> Debt {
+        self.owe(|counts| &counts.unacknowledged)
+    }
+
+    /// Waits until every answer was written.
+    pub(crate) async fn all_sent(&self) {
+        self.until(|counts| counts.unsent.get() == 0).await;
+    }
+
+    /// Waits until every answer was written and every last one acknowledged.
+    pub(crate) async fn all_settled(&self) {
+        self.until(|counts| counts.unsent.get() == 0 && counts.unacknowledged.get() == 0).await;
+    }
+
+    async fn until(&self, done: impl Fn(&Counts) -> bool) {
+        while !done(&self.0) {
+            self.0.changed.notified().await;
+        }
+    }
+}
+
+impl Drop for Debt {
+    fn drop(&mut self) {
+        let count = (self.list)(&self.ledger.0);
+        count.set(count.get() - 1);
+        self.ledger.0.changed.notify_one();
+    }
+}

@@ -1,0 +1,29 @@
+//! The exit record: what can be measured of a container that has just ended, while its cgroup and
+//! its init are still there to be read.
+
+use jiff::Timestamp;
+use podrun::cgroup::Cgroup;
+use podrun::state::{Ending, ExitRecord, State};
+
+use crate::machine::Verdict;
+
+/// The record of a container that ended now.
+pub(crate) fn measure(state: &State, verdict: &Verdict, cgroup: Option<&Cgroup>) -> ExitRecord {
+    let mut record = ExitRecord::unknown(state.started_at, "").ended(verdict.ending);
+    record.finished_at = Some(Timestamp::now());
+    if let Some(cgroup) = cgroup {
+        record.oom_kills = cgroup.oom_kills().unwrap_or(0);
+        record.oom_killed = verdict.killed_by_other && record.oom_kills > 0;
+        record.memory_peak = cgroup.memory_peak();
+        if let Some(cpu) = cgroup.cpu_time() {
+            record.user_usec = cpu.user_usec;
+            record.system_usec = cpu.system_usec;
+        }
+    }
+    if let Some(error) = &verdict.start_failed {
+        record = record.ended(Ending::Exited(error.launch_exit_code().into()));
+        record.exit_signal = None;
+        record.reason = Some(error.to_string());
+    }
+    record
+}

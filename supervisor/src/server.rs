@@ -1,0 +1,275 @@
+//! The control socket: one task for each client, which reads its requests, passes them to the
+//! driver, and writes the answers.
+//!
+//! ```text
+//!  client ──frames──▶ serve ──Command──▶ driver
+//!         ◀─frames─── serve ◀──Answer─── driver
+//!                       └── Follow and Stdin need no decision and are answered here
+//! ```
+//!
+//! A client is a task of its own: silent, slow, hostile or dead, it delays nobody else.
+
+use std::cell::{Cell, RefCell};
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use podrun::error::{Error, Result};
+use podrun::protocol::{Exec, LogPosition, Reply, Request};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+
+use crate::connection::Connection;
+use crate::exec::Running;
+use crate::ledger::{Debt, Ledger};
+use crate::log::Progress;
+use crate::machine::Ticket;
+
+/// How many clients may be connected at once; the others wait in the socket's backlog.
+const MAX_CLIENTS: usize = 512;
+
+/// What the driver is asked to decide.
+#[derive(Debug)]
+pub(crate) enum Ask {
+    /// A request that needs nothing beside it.
+    Plain(Request),
+    /// Run a process inside, on these three descriptors.
+    Exec(Box<Exec>, [OwnedFd; 3]),
+    /// The client of this ticket went away.
+    Gone,
+}
+
+/// One question to the driver.
+#[derive(Debug)]
+pub(crate) struct Command {
+    /// Which request it is.
+    pub(crate) ticket: Ticket,
+    /// What is asked.
+    pub(crate) ask: Ask,
+    /// Where the answer goes; absent for [`Ask::Gone`].
+    pub(crate) answer: Option<oneshot::Sender<Answer>>,
+}
+
+/// The driver's answer, with the debt that is settled once it was written.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// A reply for the client.
+    Reply(Reply, Debt),
+    /// The process that was asked for is being executed.
+    Exec(Running),
+}
+
+/// What all clients share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// The way to the driver.
+    pub(crate) commands: mpsc::Sender<Command>,
+    /// How far the log has come.
+    pub(crate) progress: watch::Receiver<Progress>,
+    /// The writing end of the container's stdin, until it was closed.
+    pub(crate) stdin: RefCell<Option<OwnedFd>>,
+    /// Who is still owed something.
+    pub(crate) ledger: Ledger,
+    /// The next ticket.
+    pub(crate) tickets: Cell<u64>,
+    /// Clients that acknowledged the end; closed with the shim's own.
+    pub(crate) leaving: RefCell<Vec<Connection>>,
+}
+
+/// Accepts clients for as long as the shim lives.
+pub(crate) async fn listen(listener: UnixListener, shared: Rc<Shared>) {
+    let places = Arc::new(Semaphore::new(MAX_CLIENTS));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                // The socket's mode keeps others out; this holds even where a mode was changed.
+                if !stream.peer_cred().is_ok_and(|peer| peer.uid() == 0) {
+                    continue;
+                }
+                let shared = shared.clone();
+                tokio::task::spawn_local(async move {
+                    let _place = place;
+                    serve(Connection::new(stream, BytesMut::new()), shared).await;
+                });
+            }
+            Err(error) => {
+                tracing::warn!("accept a client: {error}");
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// Serves one client that has not said hello yet.
+async fn serve(mut connection: Connection, shared: Rc<Shared>) {
+    match connection.greet().await {
+        Ok(true) => converse(connection, shared).await,
+        Ok(false) => {}
+        Err(error) => tracing::debug!("a client: {error}"),
+    }
+}
+
+/// Serves the creating command, which has said hello and was told that the container is built.
+pub(crate) async fn serve_creator(stream: UnixStream, buffer: BytesMut, shared: Rc<Shared>) {
+    // Its requests are a sequence, and the container may end between two of them: the end waits
+    // until it has gone on and closed.
+    let debt = shared.ledger.unacknowledged();
+    converse(Connection::new(stream, buffer), shared).await;
+    drop(debt);
+}
+
+async fn converse(connection: Connection, shared: Rc<Shared>) {
+    let mut client = Client { connection, shared, unacknowledged: None };
+    if let Err(error) = client.converse().await {
+        tracing::debug!("a client: {error}");
+    }
+    let Client { connection, shared, .. } = client;
+    if shared.progress.borrow().ended {
+        // It may have closed its side only, to be told by the other one when the shim is gone.
+        shared.leaving.borrow_mut().push(connection);
+    }
+}
+
+#[derive(Debug)]
+struct Client {
+    connection: Connection,
+    shared: Rc<Shared>,
+    /// The last answer was one that the end of the shim waits to see acknowledged.
+    unacknowledged: Option<Debt>,
+}
+
+impl Client {
+    async fn converse(&mut self) -> Result<()> {
+        loop {
+            let request = self.connection.next().await?;
+            self.unacknowledged = None;
+            let Some(request) = request else { return Ok(()) };
+            match request {
+                Request::Follow { seen } => self.follow(seen).await?,
+                Request::Stdin { once } => self.stdin(once).await?,
+                Request::Exec(exec) => {
+                    let fds = self.connection.take_fds::<3>()?;
+                    if !self.exec(exec, fds).await? {
+                        return Ok(());
+                    }
+                }
+                // The process has ended meanwhile: its client will read so.
+                Request::ExecSignal { .. } => {}
+                Request::Launch { .. } => {
+                    let error = Error::failed("control socket", "this container was launched already");
+                    self.connection.send(&Reply::Refused(error), &[]).await?;
+                }
+                plain => match self.ask(Ask::Plain(plain)).await {
+                    Some(Answer::Reply(reply, debt)) => {
+                        if matches!(reply, Reply::Ended(_)) {
+                            self.unacknowledged = Some(self.shared.ledger.unacknowledged());
+                        }
+                        self.connection.send(&reply, &[]).await?;
+                        drop(debt);
+                    }
+                    _ => return Ok(()),
+                },
+            }
+        }
+    }
+
+    /// The driver's answer; `None` where the client went away first, or the shim ends without one.
+    async fn ask(&mut self, ask: Ask) -> Option<Answer> {
+        let ticket = Ticket(self.shared.tickets.get());
+        self.shared.tickets.set(ticket.0 + 1);
+        let (sender, mut receiver) = oneshot::channel();
+        self.shared.commands.send(Command { ticket, ask, answer: Some(sender) }).await.ok()?;
+        tokio::select! {
+            biased;
+            answer = &mut receiver => answer.ok(),
+            () = self.connection.closed() => {
+                let gone = Command { ticket, ask: Ask::Gone, answer: None };
+                let _ = self.shared.commands.send(gone).await;
+                None
+            }
+        }
+    }
+
+    async fn follow(&mut self, seen: LogPosition) -> Result<()> {
+        let mut progress = self.shared.progress.clone();
+        // Owed from now on: the end must find this follower before it finds nobody left to serve.
+        let debt = self.shared.ledger.unsent();
+        let now = tokio::select! {
+            now = progress.wait_for(|now| now.ended || now.position > seen) => match now {
+                Ok(now) => *now,
+                Err(_) => return Ok(()),
+            },
+            () = self.connection.closed() => return Ok(()),
+        };
+        if now.ended {
+            self.unacknowledged = Some(self.shared.ledger.unacknowledged());
+        }
+        let reply = Reply::Log { position: now.position, ended: now.ended };
+        let sent = self.connection.send(&reply, &[]).await;
+        drop(debt);
+        sent
+    }
+
+    async fn stdin(&mut self, once: bool) -> Result<()> {
+        let writer = match once {
+            // The client's copy is the last one: the end of its stdin, or its own, is the container's.
+            true => self.shared.stdin.take().map(Ok),
+            false => self.shared.stdin.borrow().as_ref().map(|writer| writer.as_fd().try_clone_to_owned()),
+        };
+        match writer {
+            Some(Ok(writer)) => self.connection.send(&Reply::Stdin, &[writer.as_fd()]).await,
+            Some(Err(error)) => {
+                let error = Error::io("pass", "the container's stdin", &error);
+                self.connection.send(&Reply::Refused(error), &[]).await
+            }
+            None => {
+                let error = Error::failed("the container's stdin", "is not open")
+                    .hint("create the container with `-i`");
+                self.connection.send(&Reply::Refused(error), &[]).await
+            }
+        }
+    }
+
+    /// Runs one process to its end. `false`: the client is gone.
+    async fn exec(&mut self, exec: Box<Exec>, fds: [OwnedFd; 3]) -> Result<bool> {
+        let detach = exec.detach;
+        let running = match self.ask(Ask::Exec(exec, fds)).await {
+            Some(Answer::Exec(running)) => running,
+            Some(Answer::Reply(reply, debt)) => {
+                self.connection.send(&reply, &[]).await?;
+                drop(debt);
+                return Ok(true);
+            }
+            None => return Ok(false),
+        };
+        let Running { pid, mut started, mut ended, signals } = running;
+        let Ok(outcome) = (&mut started).await else { return Ok(false) };
+        let reply = match &outcome {
+            Ok(()) => Reply::Started { pid },
+            Err(error) => Reply::Refused(error.clone()),
+        };
+        self.connection.send(&reply, &[]).await?;
+        if outcome.is_err() || detach {
+            return Ok(true);
+        }
+        loop {
+            tokio::select! {
+                biased;
+                ending = &mut ended => {
+                    let Ok((ending, debt)) = ending else { return Ok(false) };
+                    self.unacknowledged = Some(self.shared.ledger.unacknowledged());
+                    self.connection.send(&Reply::ExecEnded(ending), &[]).await?;
+                    drop(debt);
+                    return Ok(true);
+                }
+                request = self.connection.next() => match request? {
+                    Some(Request::ExecSignal { signal }) => signals.send(signal),
+                    Some(_) => return Err(Error::failed("control socket", "a request during an exec")),
+                    None => return Ok(false),
+                },
+            }
+        }
+    }
+}
