@@ -267,7 +267,10 @@ fn become_user(identity: &Identity, capabilities: Option<CapabilityPlan>) -> Res
     )
     .map_err(step("set the capabilities"))?;
     thread::clear_ambient_capability_set().map_err(step("clear the ambient capabilities"))?;
-    for capability in (capabilities.ambient & ours).iter() {
+    // The kernel takes only what is inheritable and permitted as well; configurations that name more
+    // are common, and mean no harm.
+    let ambient = capabilities.ambient & capabilities.inheritable & capabilities.permitted & ours;
+    for capability in ambient.iter() {
         thread::configure_capability_in_ambient_set(capability, true)
             .map_err(step("set the ambient capabilities"))?;
     }

@@ -1,0 +1,254 @@
+//! What every scenario stands on.
+//!
+//! Each test has a [`Podrun`] of its own: a temporary directory with its own durable and volatile
+//! root, hence its own cgroup. When it goes out of scope, everything left is deleted with
+//! `delete -f`, and then *nothing* may be left: no process, mount, cgroup, socket or file.
+//!
+//! ```text
+//!  Podrun::new() ── cmd / sh / run_detached ──▶ scenario ──▶ drop: delete -f, then `leaks::check`
+//! ```
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+pub(crate) mod bundle;
+pub(crate) mod command;
+pub(crate) mod leaks;
+pub(crate) mod process;
+
+pub(crate) use command::{Cmd, Output, Running, hang_limit};
+
+/// The program under test.
+pub(crate) const PODRUN: &str = env!("CARGO_BIN_EXE_podrun");
+
+/// The supervisor beside it.
+pub(crate) fn shim() -> PathBuf {
+    Path::new(PODRUN).with_file_name("podrun-shim")
+}
+
+/// Whether this is the slow guest with one CPU that `tests/guest/run` boots.
+pub(crate) fn in_guest() -> bool {
+    std::env::var_os("PODRUN_TEST_GUEST").is_some()
+}
+
+/// How many of `full` rounds this run makes: `PODRUN_ROUNDS` is the factor, a twentieth by default.
+pub(crate) fn rounds(full: usize) -> usize {
+    let factor = std::env::var("PODRUN_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(0.05);
+    // `as`: a count of rounds is far from where floats lose integers.
+    ((full as f64 * factor).ceil() as usize).max(1)
+}
+
+/// Random numbers for a campaign, from `PODRUN_SEED` or a seed that the output names.
+pub(crate) fn seeded(campaign: &str) -> fastrand::Rng {
+    let given = std::env::var("PODRUN_SEED").ok().and_then(|text| text.parse().ok());
+    let seed = given.unwrap_or_else(|| fastrand::u64(..));
+    eprintln!("{campaign}: PODRUN_SEED={seed}");
+    fastrand::Rng::with_seed(seed)
+}
+
+fn rootfs(name: &str) -> String {
+    static CACHE: OnceLock<PathBuf> = OnceLock::new();
+    let cache = CACHE.get_or_init(|| {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rootfs");
+        let output = std::process::Command::new(script).output().expect("run tests/rootfs");
+        assert!(output.status.success(), "tests/rootfs: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("a path").trim_end().into()
+    });
+    cache.join(name).to_str().expect("a path in UTF-8").to_owned()
+}
+
+/// A root with nothing but busybox. Shared: what writes takes [`overlay`].
+pub(crate) fn busybox() -> String {
+    rootfs("busybox")
+}
+
+/// A minimal Debian with bash, procps and python3. Shared: what writes takes [`overlay`].
+pub(crate) fn debian() -> String {
+    rootfs("debian")
+}
+
+/// The same root with a writable overlay above it.
+pub(crate) fn overlay(rootfs: String) -> String {
+    rootfs + ":O"
+}
+
+/// A podrun that nobody else uses.
+pub(crate) struct Podrun {
+    dir: TempDir,
+    root: PathBuf,
+    run_root: PathBuf,
+}
+
+impl Podrun {
+    /// With roots in a new temporary directory.
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("podrun-test-").tempdir().expect("a temporary directory");
+        let (root, run_root) = (dir.path().join("root"), dir.path().join("run"));
+        assert!(shim().exists(), "{} is missing: `cargo build` first", shim().display());
+        Self { dir, root, run_root }
+    }
+
+    /// With a volatile root whose path is longer than a unix socket's may be.
+    pub(crate) fn with_long_run_root() -> Self {
+        let mut podrun = Self::new();
+        podrun.run_root = podrun.dir.path().join("r".repeat(120)).join("run");
+        podrun
+    }
+
+    /// A directory that lives as long as this, for whatever the scenario needs.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The durable root.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The volatile root.
+    pub(crate) fn run_root(&self) -> &Path {
+        &self.run_root
+    }
+
+    /// The durable directory of one container.
+    pub(crate) fn container_dir(&self, id: &str) -> PathBuf {
+        self.root.join("containers").join(id)
+    }
+
+    /// The cgroup above all containers of these roots.
+    pub(crate) fn cgroup(&self) -> PathBuf {
+        let roots = podrun::paths::Roots::new(Some(&self.root), Some(&self.run_root)).expect("roots");
+        leaks::cgroup2_mount().join(roots.cgroup_name())
+    }
+
+    /// `podrun ARGS`.
+    pub(crate) fn cmd<I, S>(&self, args: I) -> Cmd
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<OsStr>,
+    {
+        self.around(Cmd::new(PODRUN, args))
+    }
+
+    /// A shell script that calls `podrun` as its user types it.
+    pub(crate) fn sh(&self, script: &str) -> Cmd {
+        self.around(Cmd::new("/bin/sh", ["-euc", script]))
+    }
+
+    /// Any program that will call `podrun`.
+    pub(crate) fn program<I, S>(&self, program: &str, args: I) -> Cmd
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<OsStr>,
+    {
+        self.around(Cmd::new(program, args))
+    }
+
+    fn around(&self, cmd: Cmd) -> Cmd {
+        let own = Path::new(PODRUN).parent().expect("a program is in a directory");
+        let path = std::env::var("PATH").unwrap_or_default();
+        cmd.env("PATH", format!("{}:{path}", own.display()))
+            .env("PODRUN_ROOT", &self.root)
+            .env("PODRUN_RUN_ROOT", &self.run_root)
+            .env("BUSYBOX", busybox())
+            .env("ROOTFS", debian())
+            .cwd(self.dir.path())
+    }
+
+    /// A running container with nobody attached.
+    #[track_caller]
+    pub(crate) fn run_detached<const N: usize>(&self, id: &str, rootfs: &str, argv: [&str; N]) {
+        let args = ["run", id, "-d", "--rootfs", rootfs, "--"];
+        self.cmd(args.into_iter().chain(argv)).prints(&format!("{id}\n"));
+    }
+
+    /// A running container whose shell has executed its first lines up to `echo ready`.
+    #[track_caller]
+    pub(crate) fn run_script(&self, id: &str, script: &str) {
+        self.run_detached(id, &busybox(), ["sh", "-c", script]);
+        self.says(id, "ready");
+    }
+
+    /// Waits until the container has written the line `wanted` to its stdout.
+    #[track_caller]
+    pub(crate) fn says(&self, id: &str, wanted: &str) {
+        self.cmd(["logs", "-f", id]).spawn().until(wanted);
+    }
+
+    /// The OCI state with podrun's own fields.
+    #[track_caller]
+    pub(crate) fn state(&self, id: &str) -> Value {
+        serde_json::from_str(&self.cmd(["state", id]).ok()).expect("state prints JSON")
+    }
+
+    /// The status word of a container.
+    #[track_caller]
+    pub(crate) fn status(&self, id: &str) -> String {
+        self.state(id)["status"].as_str().expect("a status").to_owned()
+    }
+
+    /// The pid of a container's init.
+    #[track_caller]
+    pub(crate) fn pid(&self, id: &str) -> i32 {
+        number(&self.state(id)["pid"])
+    }
+
+    /// The pid of a container's shim.
+    #[track_caller]
+    pub(crate) fn shim_pid(&self, id: &str) -> i32 {
+        number(&self.state(id)["shim"]["pid"])
+    }
+
+    /// Every process of podrun itself, keepers and shims, under these roots.
+    pub(crate) fn supervisors(&self) -> Vec<i32> {
+        leaks::processes_of(&self.cgroup().join("_shims"))
+    }
+
+    /// Ends and removes everything, then asserts that nothing is left.
+    #[track_caller]
+    pub(crate) fn delete_all(&self) {
+        let left = self.cmd(["list", "-q"]).run();
+        for id in left.out().lines() {
+            self.cmd(["delete", "-f", id]).ok();
+        }
+        leaks::check(self);
+    }
+}
+
+impl Drop for Podrun {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // The scenario has failed already: say what the shims had to say, and clear the table.
+            leaks::tell(self);
+            leaks::clear(self);
+        } else {
+            // `delete_all` panics where something is left; clear the table then, too.
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.delete_all()));
+            if let Err(panic) = result {
+                leaks::tell(self);
+                leaks::clear(self);
+                std::panic::resume_unwind(panic);
+            }
+            leaks::clear(self);
+        }
+    }
+}
+
+/// A JSON number as a pid or code.
+#[track_caller]
+pub(crate) fn number(value: &Value) -> i32 {
+    let number = value.as_i64().unwrap_or_else(|| panic!("not a number: {value}"));
+    i32::try_from(number).expect("a small number")
+}
+
+/// A file with these bytes, executable.
+#[track_caller]
+pub(crate) fn executable(path: &Path, bytes: impl AsRef<[u8]>) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::write(path, bytes).expect("write a file");
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("make it executable");
+}

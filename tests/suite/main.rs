@@ -1,0 +1,17 @@
+//! podrun as its users meet it: scenarios by behaviour, on real root filesystems, with real shims.
+//!
+//! They need root. `tests/run` installs what they need; by hand, after `cargo build`:
+//! `cargo test --test suite -- wait::` runs those of one behaviour.
+
+mod bad_input;
+mod exec;
+mod harness;
+mod inside;
+mod lifecycle;
+mod lifecycles;
+mod logs;
+mod oci;
+mod races;
+mod signals;
+mod survive;
+mod wait;
