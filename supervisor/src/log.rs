@@ -35,8 +35,9 @@ use tokio::sync::{oneshot, watch};
 
 use crate::fd;
 
-/// The most that is read from one pipe before it is written: the whole of a full pipe.
-const BATCH: usize = 1 << 20;
+/// The most that is read from one pipe before it is written: what a processor's own cache holds,
+/// together with the records it becomes.
+const BATCH: usize = 256 << 10;
 /// What is read first: a quiet container costs no large buffer.
 const SIP: usize = 8 << 10;
 /// The first pause after a failed write, and the longest.
