@@ -74,7 +74,7 @@ fn a_rootfs_must_be_a_directory_with_the_command_in_it() {
 #[test]
 fn a_command_that_cannot_run_is_told_apart_from_one_that_is_missing() {
     let podrun = Podrun::new();
-    let rootfs = podrun.dir().join("root");
+    let rootfs = podrun.dir().join("image");
     std::fs::create_dir_all(rootfs.join("bin")).unwrap();
     for dir in ["proc", "sys", "dev"] {
         std::fs::create_dir(rootfs.join(dir)).unwrap();
