@@ -4,7 +4,9 @@
 //! too, while the tree may be changing; RESOLVE_NO_MAGICLINKS keeps `/proc/PID/fd` and the like out.
 //! There is no other way: nothing here ever falls back to a path.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
@@ -12,6 +14,8 @@ use rustix::io::Errno;
 
 /// How often the kernel may find the tree changed under a resolution before it is an error.
 const RETRIES: usize = 128;
+/// As many links as the kernel itself follows.
+const MAX_LINKS: usize = 40;
 
 /// Opens `path` inside `root`.
 pub(super) fn open(root: impl AsFd, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
@@ -51,38 +55,61 @@ pub(super) fn make_target(
     target: Target,
     no_links: bool,
 ) -> Result<OwnedFd, Errno> {
+    make(root.as_fd(), path, target, no_links, 0)
+}
+
+fn make(
+    root: BorrowedFd<'_>,
+    path: &Path,
+    target: Target,
+    no_links: bool,
+    links: usize,
+) -> Result<OwnedFd, Errno> {
     let open = if no_links { open_no_links } else { open };
-    match open(root.as_fd(), path, OFlags::PATH) {
+    match open(root, path, OFlags::PATH) {
         Err(Errno::NOENT) => {}
         other => return other,
     }
-    let parts: Vec<_> = path
-        .components()
-        .filter_map(|part| if let Component::Normal(name) = part { Some(name) } else { None })
-        .collect();
+    let mut parts =
+        path.components().filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir));
     let mut done = PathBuf::from("/");
-    let mut parent = open(root.as_fd(), &done, OFlags::PATH)?;
-    for (index, name) in parts.iter().enumerate() {
-        done.push(name);
-        let last = index + 1 == parts.len();
-        parent = match open(root.as_fd(), &done, OFlags::PATH) {
+    let mut parent = open(root, &done, OFlags::PATH)?;
+    while let Some(part) = parts.next() {
+        let rest: PathBuf = parts.clone().collect();
+        let above = done.clone();
+        done.push(part);
+        parent = match open(root, &done, OFlags::PATH) {
             Err(Errno::NOENT) => {
-                let made = if last && target == Target::File {
-                    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                    rustix::fs::openat(&parent, *name, flags, Mode::from_raw_mode(0o644)).map(drop)
-                } else {
-                    rustix::fs::mkdirat(&parent, *name, Mode::from_raw_mode(0o755))
-                };
-                match made {
+                let this = if rest.as_os_str().is_empty() { target } else { Target::Directory };
+                match make_one(&parent, part.as_os_str(), this) {
                     Ok(()) | Err(Errno::EXIST) => {}
                     Err(errno) => return Err(errno),
                 }
-                open(root.as_fd(), &done, OFlags::PATH)?
+                match open(root, &done, OFlags::PATH) {
+                    // A link to something that is not there, as an image's /etc/resolv.conf often is:
+                    // what it points to is made, as seen from inside.
+                    Err(Errno::NOENT) if links < MAX_LINKS && !no_links => {
+                        let link = rustix::fs::readlinkat(&parent, part.as_os_str(), Vec::new())?;
+                        let link = above.join(OsStr::from_bytes(link.as_bytes())).join(rest);
+                        return make(root, &link, target, no_links, links + 1);
+                    }
+                    other => other?,
+                }
             }
             other => other?,
         };
     }
     Ok(parent)
+}
+
+fn make_one(parent: &OwnedFd, name: &OsStr, target: Target) -> Result<(), Errno> {
+    match target {
+        Target::Directory => rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755)),
+        Target::File => {
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o644)).map(drop)
+        }
+    }
 }
 
 #[cfg(test)]
@@ -107,9 +134,23 @@ mod tests {
         symlink("../../../../outside", dir.path().join("root/up")).unwrap();
         make_target(&root, Path::new("/absolute/a/b"), Target::File, false).unwrap();
         assert!(dir.path().join("root/real/a/b").is_file());
-        // Inside the root `..` ends at the root, where there is no such directory.
-        assert!(make_target(&root, Path::new("/up/x"), Target::Directory, false).is_err());
+        // Inside the root `..` ends at the root: what the link names is made there.
+        make_target(&root, Path::new("/up/x"), Target::Directory, false).unwrap();
+        assert!(dir.path().join("root/outside/x").is_dir());
         assert_eq!(std::fs::read_dir(dir.path().join("outside")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_link_to_nothing_is_followed_inside_the_root() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = root(&dir);
+        std::fs::create_dir(dir.path().join("root/etc")).unwrap();
+        symlink("../run/resolve/stub.conf", dir.path().join("root/etc/resolv.conf")).unwrap();
+        symlink("loop", dir.path().join("root/loop")).unwrap();
+        make_target(&root, Path::new("/etc/resolv.conf"), Target::File, false).unwrap();
+        assert!(dir.path().join("root/run/resolve/stub.conf").is_file());
+        let error = make_target(&root, Path::new("/loop/x"), Target::File, false).unwrap_err();
+        assert_eq!(error, Errno::LOOP);
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod options;
 pub mod rootfiles;
 pub mod settings;
 pub mod signal;
+mod unsupported;
 pub mod validate;
 pub mod volume;
 

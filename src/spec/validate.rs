@@ -19,6 +19,7 @@ pub fn validate(spec: &Spec) -> Result<()> {
         let why = format!("{:?} is not a version 1 of the OCI runtime specification", spec.version());
         return Err(wrong("ociVersion", why));
     }
+    super::unsupported::refuse(spec)?;
     let root = spec.root().as_ref().ok_or_else(|| wrong("root", "is missing"))?;
     path("root.path", root.path(), Shape::Any)?;
     process(spec.process().as_ref().ok_or_else(|| wrong("process", "is missing"))?)?;

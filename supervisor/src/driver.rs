@@ -28,7 +28,7 @@ use podrun::protocol::{Exec, Reply, Request};
 use podrun::spec::Spec;
 use podrun::spec::settings::Settings;
 use podrun::state::publish::{self, Durability};
-use podrun::state::{State, Status, store};
+use podrun::state::{ExitRecord, State, Status, store};
 use podrun::sys;
 use rustix::process::{PidfdFlags, pidfd_open};
 use tokio::io::unix::AsyncFd;
@@ -46,6 +46,7 @@ use crate::owned::Owned;
 use crate::record;
 use crate::server::{self, Answer, Ask, Command, Shared};
 use crate::signals::Signals;
+use crate::sync::{self, Syncing};
 
 /// How long the end waits for clients that do not acknowledge.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -108,6 +109,7 @@ pub(crate) async fn run(owned: Owned, spec: &Spec, creator: Option<Creator>) -> 
         lock: Some(podrun::state::lock::Lock::from_fd(owned.lock)),
         finishing: false,
         known,
+        record: None,
     };
     driver.run().await
 }
@@ -137,6 +139,7 @@ struct Driver<'a> {
     lock: Option<podrun::state::lock::Lock>,
     finishing: bool,
     known: Known,
+    record: Option<ExitRecord>,
 }
 
 impl Driver<'_> {
@@ -251,6 +254,14 @@ impl Driver<'_> {
         if let Err(error) = store::write_state(&self.paths, &self.state, Durability::Atomic) {
             tracing::warn!("{error}");
         }
+        let ledger = self.shared.ledger.clone();
+        tokio::task::spawn_local(async move {
+            // What launching and starting took is given back before the long wait begins.
+            ledger.all_settled().await;
+            tokio::task::yield_now().await;
+            sys::memory::forget_code();
+            sys::memory::give_back();
+        });
     }
 
     fn deliver(&self, signal: i32, all: bool) -> Result<Delivery> {
@@ -332,20 +343,23 @@ impl Driver<'_> {
         if let Err(error) = child::reap(self.pidfd.as_fd()) {
             tracing::warn!("{error}");
         }
+        self.record = Some(record.clone());
         Event::Recorded(Box::new(record))
     }
 
     /// Everything after the exit record: nothing here can change the answer any more.
     async fn finish(mut self) -> Result<()> {
         let ledger = self.shared.ledger.clone();
-        let _ = tokio::time::timeout(PATIENCE, self.serving(ledger.all_sent())).await;
+        self.serving(tokio::time::timeout(PATIENCE, ledger.all_sent())).await;
         self.clean_cgroup();
-        if !self.is_unwanted()
-            && let Err(error) = self.write_durably()
-        {
-            tracing::error!("{error}");
+        let syncing = match self.is_unwanted() {
+            true => None,
+            false => self.write_durably().inspect_err(|error| tracing::error!("{error}")).ok(),
+        };
+        self.serving(tokio::time::timeout(PATIENCE, ledger.all_settled())).await;
+        if let Some(syncing) = syncing {
+            self.serving_until_unwanted(syncing.done()).await;
         }
-        let _ = tokio::time::timeout(PATIENCE, self.serving(ledger.all_settled())).await;
         if self.is_unwanted() {
             self.delete();
             let _ = tokio::time::timeout(PATIENCE, ledger.all_sent()).await;
@@ -356,13 +370,28 @@ impl Driver<'_> {
     }
 
     /// Goes on serving clients until `done`.
-    async fn serving(&mut self, done: impl Future<Output = ()>) {
+    async fn serving<T>(&mut self, done: impl Future<Output = T>) {
         tokio::pin!(done);
         loop {
             tokio::select! {
                 biased;
                 Some(command) = self.inbox.recv() => self.command(command).await,
-                () = &mut done => return,
+                _ = &mut done => return,
+            }
+        }
+    }
+
+    /// Goes on serving clients until `done`, which is of no interest once the container has to go.
+    async fn serving_until_unwanted(&mut self, done: impl Future<Output = Result<()>>) {
+        tokio::pin!(done);
+        while !self.is_unwanted() {
+            tokio::select! {
+                biased;
+                Some(command) = self.inbox.recv() => self.command(command).await,
+                result = &mut done => {
+                    let _ = result.inspect_err(|error| tracing::error!("{error}"));
+                    return;
+                }
             }
         }
     }
@@ -382,12 +411,13 @@ impl Driver<'_> {
         }
     }
 
-    fn write_durably(&self) -> Result<()> {
-        let record = publish::read_json::<podrun::state::ExitRecord>(&self.paths.run_exit())?;
-        if let Some(record) = record {
-            publish::json(&self.paths.exit(), &record, Durability::Synced)?;
+    /// Publishes the durable copies, and has them seen onto the disk.
+    fn write_durably(&self) -> Result<Syncing> {
+        if let Some(record) = &self.record {
+            publish::json(&self.paths.exit(), record, Durability::Atomic)?;
         }
-        store::write_state(&self.paths, &self.state, Durability::Synced)
+        store::write_state(&self.paths, &self.state, Durability::Atomic)?;
+        sync::begin(&self.paths, &self.known)
     }
 
     /// Removes the container; whoever asked for it is answered after the last trace is gone.

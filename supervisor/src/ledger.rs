@@ -58,6 +58,7 @@ impl Ledger {
     }
 
     async fn until(&self, done: impl Fn(&Counts) -> bool) {
+        // One thread: nothing changes between the look and the wait.
         while !done(&self.0) {
             self.0.changed.notified().await;
         }
@@ -68,6 +69,6 @@ impl Drop for Debt {
     fn drop(&mut self) {
         let count = (self.list)(&self.ledger.0);
         count.set(count.get() - 1);
-        self.ledger.0.changed.notify_one();
+        self.ledger.0.changed.notify_waiters();
     }
 }

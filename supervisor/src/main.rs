@@ -36,6 +36,7 @@ mod owned;
 mod record;
 mod server;
 mod signals;
+mod sync;
 
 /// The control socket's descriptor.
 const CONTROL: i32 = 3;
