@@ -160,6 +160,7 @@ fn an_overlay_leaves_the_directory_below_untouched() {
 fn after_a_reboot_a_container_is_stopped_with_the_reason_and_starts_again() {
     let podrun = Podrun::new();
     podrun.cmd(["run", "c", "--rootfs", &busybox(), "--", "echo", "x"]).prints("x\n");
+    podrun.settle();
     // What a power cut leaves of a running container: its state of another boot, and no exit record.
     let dir = podrun.container_dir("c");
     let text = std::fs::read_to_string(dir.join("state.json")).unwrap();
@@ -219,7 +220,7 @@ fn inspect_tells_state_spec_and_labels() {
 #[test]
 fn ps_lists_the_processes_inside() {
     let podrun = Podrun::new();
-    podrun.run_script("c", "sleep 999 & echo ready; sleep 1000");
+    podrun.run_script("c", "sleep 999 & echo ready; sleep 1000; :");
     let pids: Vec<i32> = serde_json::from_str(&podrun.cmd(["ps", "c", "--format", "json"]).ok()).unwrap();
     assert_eq!(pids.len(), 3, "{pids:?}");
     assert!(pids.contains(&podrun.pid("c")));

@@ -208,6 +208,13 @@ impl Podrun {
         leaks::processes_of(&self.cgroup().join("_shims"))
     }
 
+    /// Waits until every shim has ended: what a stopped container's shim still does after it has
+    /// answered its waiters is done then.
+    #[track_caller]
+    pub(crate) fn settle(&self) {
+        self.supervisors().into_iter().for_each(process::wait_for_end);
+    }
+
     /// Ends and removes everything, then asserts that nothing is left.
     #[track_caller]
     pub(crate) fn delete_all(&self) {
