@@ -12,7 +12,7 @@ pub fn give_back() {
         libc::malloc_trim(0);
     }
     /// Left alone below this frame: the red zone, signal frames, and this function's calls.
-    const NEAR: usize = 16 << 10;
+    const NEAR: usize = 4 << 10;
     /// How deep a launch may have been.
     const FAR: usize = 512 << 10;
     let page = rustix::param::page_size();
@@ -39,7 +39,10 @@ pub fn forget_code() {
     let Ok(exe) = std::fs::metadata("/proc/self/exe") else { return };
     for map in maps.iter().filter(|map| map.inode == std::os::unix::fs::MetadataExt::ino(&exe)) {
         use procfs::process::MMPermissions as P;
-        if map.perms.contains(P::EXECUTE) && !map.perms.contains(P::WRITE) {
+        // Code, and the constants in front of it. What was relocated and then sealed is read-only
+        // too, but has pages of its own; it never lies at the beginning of the file.
+        let unwritten = map.perms.contains(P::EXECUTE) || map.offset == 0;
+        if unwritten && !map.perms.contains(P::WRITE) {
             drop_clean(map.address.0, map.address.1);
         }
     }
@@ -49,7 +52,7 @@ pub fn forget_code() {
 fn drop_clean(start: u64, end: u64) {
     // `as`: addresses of this process fit its pointers.
     let (start, length) = (start as usize as *mut libc::c_void, (end - start) as usize);
-    // SAFETY: a private mapping of a file that is executable and not writable has no page of its
-    // own: dropping one loses nothing, the next use maps the same page of the file again.
+    // SAFETY: a private mapping of a file that never was writable has no page of its own: dropping one
+    // loses nothing, the next use maps the same page of the file again.
     unsafe { libc::madvise(start, length, libc::MADV_DONTNEED) };
 }
