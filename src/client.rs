@@ -13,6 +13,7 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use rustix::io::Errno;
@@ -35,6 +36,9 @@ use crate::sys::{self, spawn::Program};
 const SHIM: &str = "podrun-shim";
 /// The descriptor at which a shim finds its control socket.
 const CONTROL: i32 = 3;
+
+/// How long a command waits for another one that is at work on the same container.
+const BUSY: Duration = Duration::from_secs(20);
 
 /// What a nonblocking receive found.
 #[derive(Debug)]
@@ -318,24 +322,45 @@ fn find_shim() -> Result<PathBuf> {
         .ok_or_else(|| Error::failed(format!("find {SHIM}"), "no such file or directory").hint(hint))
 }
 
+/// Who has a container: its shim, or nobody but this command.
+enum Holder {
+    Shim(Client),
+    Us(Lock),
+}
+
+/// Finds the container's shim, or takes its lock. Whoever else holds the lock does so for a moment:
+/// a command that is at work on it, a shim that does not listen yet or no more. Neither can be
+/// waited for by the lock alone, for the next holder may be a shim, which keeps it for life.
+fn find_holder(paths: &ContainerPaths, id: &ContainerId) -> Result<Holder> {
+    let mut pause = Duration::from_micros(200);
+    let deadline = Instant::now() + BUSY;
+    loop {
+        if let Some(client) = Client::connect(paths)? {
+            return Ok(Holder::Shim(client));
+        }
+        if let Some(lock) = Lock::try_take(&paths.lock)? {
+            return Ok(Holder::Us(lock));
+        }
+        if Instant::now() > deadline {
+            return Err(Error::failed(format!("container {id}"), "another podrun command is at work on it"));
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+}
+
 /// Runs the command of a created container, or a stopped supervised container again.
 pub fn start(roots: &Roots, id: &ContainerId) -> Result<()> {
     let paths = roots.container(id);
     loop {
-        if let Some(mut client) = Client::connect(&paths)?
-            && client.call(&Request::Start)?.is_some()
-        {
-            return Ok(());
-        }
-        // Its shim is gone or going; once the lock is free, the disk tells the truth.
-        let view = store::view(roots, id)?;
-        if view.state.mode == Mode::Oci {
-            return runtime::start(roots, id);
-        }
-        if view.pid_alive && !view.shim_alive {
-            return Err(lost(id));
-        }
-        let lock = Lock::take(&paths.lock)?;
+        let lock = match find_holder(&paths, id)? {
+            Holder::Shim(mut client) => match client.call(&Request::Start)? {
+                Some(_) => return Ok(()),
+                // It has ended; what it leaves is for the next look.
+                None => continue,
+            },
+            Holder::Us(lock) => lock,
+        };
         let view = match store::find(roots, id)? {
             Some(view) => view,
             None => {
@@ -343,27 +368,25 @@ pub fn start(roots: &Roots, id: &ContainerId) -> Result<()> {
                 return Err(Error::no_such_container(id));
             }
         };
-        match view.state.status {
+        return match view.state.status {
+            _ if view.state.mode == Mode::Oci => {
+                drop(lock);
+                runtime::start(roots, id)
+            }
             Status::Stopped => {
                 let (mut client, _) = launch(&find_shim()?, roots, id, &lock)?;
                 drop(lock);
-                return match client.call(&Request::Start)? {
+                match client.call(&Request::Start)? {
                     Some(_) => Ok(()),
                     None => Err(Error::failed(format!("container {id}"), "its shim died while starting it")),
-                };
+                }
             }
             Status::Creating => {
-                return Err(Error::new(
-                    Kind::WrongState,
-                    format!("container {id}"),
-                    "was never created completely",
-                )
-                .hint(format!("`podrun delete -f {id}` removes what is left of it")));
+                Err(Error::new(Kind::WrongState, format!("container {id}"), "was never created completely")
+                    .hint(format!("`podrun delete -f {id}` removes what is left of it")))
             }
-            _ if view.pid_alive => return Err(lost(id)),
-            // Somebody was quicker.
-            _ => {}
-        }
+            Status::Created | Status::Running | Status::Paused => Err(lost(id)),
+        };
     }
 }
 
@@ -420,32 +443,34 @@ pub fn stop(roots: &Roots, id: &ContainerId, timeout: Option<u64>) -> Result<()>
 /// Removes a container and everything it had; with `force`, ends it first.
 pub fn delete(roots: &Roots, id: &ContainerId, force: bool) -> Result<()> {
     let paths = roots.container(id);
-    if let Some(mut client) = Client::connect(&paths)?
-        && client.call(&Request::Delete { force })?.is_some()
-    {
-        return Ok(());
-    }
-    if !paths.dir.exists() && !paths.lock.exists() && !store::has_leftovers(roots, id) {
-        return Err(Error::no_such_container(id));
-    }
-    // A shim on its way out holds the lock a moment longer.
-    let lock = Lock::take(&paths.lock)?;
+    let lock = loop {
+        if !paths.dir.exists() && !paths.lock.exists() && !store::has_leftovers(roots, id) {
+            return Err(Error::no_such_container(id));
+        }
+        match find_holder(&paths, id)? {
+            Holder::Shim(mut client) => {
+                if client.call(&Request::Delete { force })?.is_some() {
+                    return Ok(());
+                }
+            }
+            Holder::Us(lock) => break lock,
+        }
+    };
     match store::find(roots, id) {
         Ok(Some(view)) if view.pid_alive && view.state.status != Status::Created && !force => {
-            return Err(Error::new(Kind::WrongState, format!("container {id}"), "is running")
-                .hint(format!("stop it first, or use `podrun delete -f {id}`")));
+            Err(Error::new(Kind::WrongState, format!("container {id}"), "is running")
+                .hint(format!("stop it first, or use `podrun delete -f {id}`")))
         }
-        Ok(Some(_)) => {}
+        Ok(Some(_)) => clean(roots, id, lock),
         Ok(None) => {
             let nothing = !store::has_leftovers(roots, id);
             clean(roots, id, lock)?;
-            return if nothing { Err(Error::no_such_container(id)) } else { Ok(()) };
+            if nothing { Err(Error::no_such_container(id)) } else { Ok(()) }
         }
         // Files that cannot be read protect nothing, but only `-f` says that they may go.
-        Err(error) if !force => return Err(error),
-        Err(_) => {}
+        Err(error) if !force => Err(error),
+        Err(_) => clean(roots, id, lock),
     }
-    clean(roots, id, lock)
 }
 
 /// Ends and removes everything a container may have left, whatever state it is in.

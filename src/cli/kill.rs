@@ -19,7 +19,7 @@ pub(super) struct Args {
     #[arg(value_name = "SIGNAL", conflicts_with = "flag")]
     signal: Option<String>,
     /// The same
-    #[arg(id = "flag", long = "signal", short, value_name = "SIGNAL")]
+    #[arg(id = "flag", long = "signal", short = 's', value_name = "SIGNAL")]
     flag: Option<String>,
     /// To every process of the container
     #[arg(long, short)]

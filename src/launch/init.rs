@@ -61,8 +61,9 @@ fn supervise(command: i32, ending: BorrowedFd<'_>) -> ! {
             std::mem::forget(null);
         }
     }
+    let Ok(signals) = signal::Incoming::new() else { clone::exit(125) };
     loop {
-        match signal::wait() {
+        match signals.wait() {
             libc::SIGCHLD => {
                 if let Some(status) = reap(command) {
                     let _ = rustix::io::write(ending, &status.as_raw().to_le_bytes());

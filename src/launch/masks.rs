@@ -24,19 +24,18 @@ pub(super) fn hide(root: &OwnedFd, paths: &[PathBuf]) -> Result<()> {
             other => other.map_err(failed)?,
         };
         let stat = rustix::fs::fstat(&target).map_err(failed)?;
-        let cover = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => match &empty {
-                None => empty.insert(rootfs::empty()?),
-                Some(empty) => empty,
-            },
-            _ => match &null {
-                None => null.insert(null_device()?),
-                Some(null) => null,
-            },
+        let (cover, make): (&mut Option<OwnedFd>, fn() -> Result<OwnedFd>) =
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Directory => (&mut empty, rootfs::empty),
+                _ => (&mut null, null_device),
+            };
+        // Before Linux 6.15 only an attached mount can be copied: the first of each kind is
+        // attached, the others are its copies.
+        let tree = match cover {
+            None => cover.insert(make()?).try_clone().map_err(|error| Error::io("mask", path, &error))?,
+            Some(first) => copy_tree(first, false).map_err(failed)?,
         };
-        // A mount can be attached once; the first of each kind stays aside, to be copied.
-        let cover = copy_tree(cover, false).map_err(failed)?;
-        attach(cover, target).map_err(failed)?;
+        attach(tree, target).map_err(failed)?;
     }
     Ok(())
 }

@@ -21,6 +21,7 @@ pub(super) fn build(plan: &Plan) -> Result<OwnedFd> {
     let failed = |errno| Error::at("open the root filesystem", &plan.rootfs, errno);
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let base = rustix::fs::open(&plan.rootfs, flags, Mode::empty()).map_err(failed)?;
+    refuse_empty(plan, &base)?;
     let root = match &plan.overlay {
         None => copy_tree(&base, true).map_err(failed)?,
         Some(overlay) => self::overlay(&base, overlay)?,
@@ -36,6 +37,25 @@ pub(super) fn build(plan: &Plan) -> Result<OwnedFd> {
         }
     }
     Ok(root)
+}
+
+/// An empty root in which nothing will be mounted that could hold the command is a mistake: said before
+/// the first mount point is made in it.
+fn refuse_empty(plan: &Plan, base: &OwnedFd) -> Result<()> {
+    let filled = plan.mounts.iter().any(|mount| mount.options.bind && mount.destination != Path::new("/"));
+    if filled && plan.overlay.is_none() {
+        return Ok(());
+    }
+    let failed = |errno| Error::at("read the root filesystem", &plan.rootfs, errno);
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = rustix::fs::openat(base, ".", flags, Mode::empty()).map_err(failed)?;
+    let mut entries = rustix::fs::Dir::new(dir).map_err(failed)?;
+    let is_entry = |name: &std::ffi::CStr| name != c"." && name != c"..";
+    match entries.any(|entry| entry.is_ok_and(|entry| is_entry(entry.file_name()))) {
+        true => Ok(()),
+        false => Err(Error::failed(format!("rootfs {}", plan.rootfs.display()), "is empty")
+            .hint("--rootfs DIR is an unpacked root filesystem; `/:O` is the host's own")),
+    }
 }
 
 /// No mount of this process reaches the host, nor the other way round.

@@ -1,10 +1,10 @@
 //! Signals as numbers: real-time ones too, which nix's `Signal` cannot name.
 
 use std::io;
-use std::mem::MaybeUninit;
 
 use nix::libc;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 /// The highest signal number of the kernel.
 pub const MAX: i32 = 64;
@@ -54,18 +54,25 @@ fn reset_dispositions() {
     }
 }
 
-/// Waits for a blocked signal, and takes it.
-#[expect(unsafe_code, reason = "nix's wait fails on real-time signals")]
-pub fn wait() -> i32 {
-    let mut all = MaybeUninit::<libc::sigset_t>::uninit();
-    loop {
-        // SAFETY: sigfillset initialises the set that sigwaitinfo then reads; a null info is allowed.
-        let signal = unsafe {
-            libc::sigfillset(all.as_mut_ptr());
-            libc::sigwaitinfo(all.as_ptr(), std::ptr::null_mut())
-        };
-        if signal > 0 {
-            return signal;
+/// Blocked signals, to be taken one by one. Through a signalfd and not `sigwait`, in which a process
+/// that waits for a signal looks as if it did not even block it.
+#[derive(Debug)]
+pub struct Incoming(SignalFd);
+
+impl Incoming {
+    /// Every signal there is; the caller has blocked them.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self(SignalFd::with_flags(&SigSet::all(), SfdFlags::SFD_CLOEXEC)?))
+    }
+
+    /// Waits for the next one, and takes it.
+    pub fn wait(&self) -> i32 {
+        loop {
+            if let Ok(Some(signal)) = self.0.read_signal()
+                && let Ok(number) = signal.ssi_signo.try_into()
+            {
+                return number;
+            }
         }
     }
 }

@@ -18,8 +18,8 @@ use podrun::error::{Error, Result};
 use podrun::launch::{self, Gate, Stdio};
 use podrun::paths::{ContainerId, ContainerPaths, Roots};
 use podrun::protocol::{Hello, LogPosition, Reply, Request, frame, socket};
-use podrun::spec::Spec;
 use podrun::spec::settings::Settings;
+use podrun::spec::{Spec, validate};
 use podrun::state::lock::Lock;
 use podrun::state::process::boot_id;
 use podrun::state::publish::{self, Durability};
@@ -112,9 +112,13 @@ impl Attempt {
     }
 
     fn build(&self, mut state: State, is_new: bool) -> Result<(Built, Spec)> {
-        let spec = publish::read_json::<Spec>(&self.paths.spec())?
-            .ok_or_else(|| Error::at("read", self.paths.spec(), Errno::NOENT))?;
-        let settings = Settings::of(&spec)?;
+        let path = self.paths.spec();
+        let spec =
+            publish::read_json::<Spec>(&path)?.ok_or_else(|| Error::at("read", &path, Errno::NOENT))?;
+        let settings = validate::validate(&spec).and_then(|()| Settings::of(&spec)).map_err(|error| {
+            Error::failed(format!("read {}", path.display()), error.to_string())
+                .hint(format!("`podrun delete -f {}` removes the container", self.id))
+        })?;
         store::make_dir(&self.paths.run_dir)?;
         let listener = socket::listen(&self.paths.socket())?;
         state.shim = ProcessRef::of(rustix::process::getpid().as_raw_nonzero().get());

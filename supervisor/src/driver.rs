@@ -266,24 +266,24 @@ impl Driver<'_> {
 
     fn deliver(&self, signal: i32, all: bool) -> Result<Delivery> {
         let init = self.state.init.map_or(0, |init| init.pid);
-        if all {
-            if signal == SIGKILL {
-                self.kill_all();
-                return Ok(Delivery::Fatal);
-            }
-            for pid in self.cgroup.iter().flat_map(|cgroup| cgroup.procs().unwrap_or_default()) {
-                let process = rustix::process::Pid::from_raw(pid).filter(|_| pid != init);
-                // Gone between the listing and the signal is as good as signalled.
-                let _ = process
-                    .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
-                    .map(|pidfd| sys::signal::send(pidfd, signal));
-            }
+        if all && signal == SIGKILL {
+            self.kill_all();
+            return Ok(Delivery::Fatal);
         }
+        let others = match (&self.cgroup, all) {
+            (Some(cgroup), true) => others(cgroup, init)?,
+            _ => Vec::new(),
+        };
+        // Init first: a shell must have its signal before it sees its children end of theirs.
         let fatal =
             signal == SIGKILL || (child::terminates_by_default(signal) && !child::hears(init, signal));
-        let signal = if fatal { SIGKILL } else { signal };
-        sys::signal::send(&self.pidfd, signal)
+        let sent = if fatal { SIGKILL } else { signal };
+        sys::signal::send(&self.pidfd, sent)
             .map_err(|error| Error::io("signal container", self.state.id.as_str(), &error))?;
+        for pidfd in others {
+            // Gone meanwhile is as good as signalled.
+            let _ = sys::signal::send(pidfd, signal);
+        }
         Ok(if fatal { Delivery::Fatal } else { Delivery::Sent })
     }
 
@@ -432,6 +432,18 @@ impl Driver<'_> {
             self.answer(ticket, reply);
         }
     }
+}
+
+/// The processes of `cgroup` but `init`. A pid may have passed to a stranger between the listing and
+/// the opening: only what a second listing still has is what the first one meant.
+fn others(cgroup: &Cgroup, init: i32) -> Result<Vec<OwnedFd>> {
+    let open = |pid: i32| {
+        let id = rustix::process::Pid::from_raw(pid).filter(|_| pid != init)?;
+        Some((pid, pidfd_open(id, PidfdFlags::empty()).ok()?))
+    };
+    let opened: Vec<(i32, OwnedFd)> = cgroup.procs()?.into_iter().filter_map(open).collect();
+    let still = cgroup.procs()?;
+    Ok(opened.into_iter().filter(|(pid, _)| still.contains(pid)).map(|(_, pidfd)| pidfd).collect())
 }
 
 async fn outcome(gate: &mut Option<JoinHandle<Result<Vec<u8>>>>) -> Result<()> {
