@@ -1,7 +1,7 @@
 //! podrun beside its peers, as whole processes: `sudo cargo bench --bench compare`.
 //!
 //! One run prints one table: for each thing measured the median and, in brackets, the 10th and 90th
-//! percentile, for podrun and for every peer that is installed. What DESIGN promises has its target
+//! percentile, for podrun and for every peer that is installed. What podrun promises has its target
 //! beside it. Everybody gets the same busybox root, the same namespaces and mounts, and has all its
 //! files on one tmpfs; rounds are interleaved, so that a busy moment of the machine hits all alike.
 //!

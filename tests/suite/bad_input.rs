@@ -271,6 +271,40 @@ fn a_shim_that_is_missing_or_something_else_is_told_so() {
 }
 
 #[test]
+fn a_shim_of_another_version_is_told_so() {
+    if std::env::args().next().as_deref() == Some("podrun-shim") {
+        return speak_tomorrows_protocol();
+    }
+    // This very program as the shim: its only argument is the ID, which selects this test.
+    let podrun = Podrun::new();
+    let own = std::env::current_exe().unwrap();
+    let id = "a_shim_of_another_version_is_told_so";
+    for command in NEW {
+        let output = podrun
+            .cmd([command, id, "--rootfs", &busybox(), "--", "true"])
+            .env("PODRUN_SHIM", own.to_str().unwrap())
+            .run();
+        output.is_a_failure(125, "podrun 9.0");
+        assert!(
+            output.err().contains("hint: install podrun and podrun-shim of the same release"),
+            "{output}"
+        );
+    }
+    podrun.cmd(["list", "-q"]).prints("");
+}
+
+fn speak_tomorrows_protocol() {
+    let mut control =
+        std::os::unix::net::UnixStream::from(podrun::sys::fd::inherited(3).expect("the control socket"));
+    let mut hello = bytes::BytesMut::new();
+    let tomorrow = podrun::protocol::Hello { protocol: 9, oldest: 9, build: "podrun 9.0".into() };
+    podrun::protocol::frame::encode(&tomorrow, &mut hello).expect("a hello fits");
+    std::io::Write::write_all(&mut control, &hello).expect("podrun listens");
+    // Until the other side has seen enough.
+    let _ = std::io::copy(&mut control, &mut std::io::sink());
+}
+
+#[test]
 fn wrong_options_are_refused_before_anything_is_made() {
     let podrun = Podrun::new();
     let rootfs = busybox();
