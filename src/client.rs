@@ -242,6 +242,7 @@ fn insert(roots: &Roots, id: &ContainerId, spec: &Spec, files: &[RootFile]) -> R
         cgroup_path: cgroup::container_path(roots, id)?,
         bundle: roots.container(id).dir,
         rootfs,
+        args: spec.process().as_ref().and_then(|process| process.args().clone()).unwrap_or_default(),
         created_at: jiff::Timestamp::now(),
         started_at: None,
         reason: None,

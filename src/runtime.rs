@@ -57,6 +57,7 @@ pub fn create(roots: &Roots, id: &ContainerId, bundle: &Path, pid_file: Option<&
         cgroup_path,
         bundle,
         rootfs,
+        args: spec.process().as_ref().and_then(|process| process.args().clone()).unwrap_or_default(),
         created_at: Timestamp::now(),
         started_at: None,
         reason: None,

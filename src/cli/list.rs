@@ -2,7 +2,8 @@
 
 use jiff::Timestamp;
 use podrun::error::{Error, Result};
-use podrun::paths::{ContainerId, Roots};
+use podrun::paths::Roots;
+use podrun::state::process::boot_id;
 use podrun::state::store::{self, View};
 use podrun::state::{Mode, Status};
 use serde::Serialize;
@@ -40,11 +41,13 @@ pub(super) fn run(roots: &Roots, args: &Args) -> Outcome {
         out::print(&ids.iter().map(|id| format!("{id}\n")).collect::<String>())?;
         return Ok(0);
     }
+    let boot_id = boot_id();
     let mut errors = Vec::new();
     let mut seen = Vec::with_capacity(ids.len());
     for id in &ids {
-        match look(roots, id) {
-            Ok(Some(one)) => seen.push(one),
+        match store::glance(roots, id, &boot_id) {
+            Ok(Some(view)) => seen.push(view),
+            // Deleted after the listing.
             Ok(None) => {}
             // A damaged container is shown, and does not hide the others.
             Err(error) => errors.push((id, error)),
@@ -52,16 +55,16 @@ pub(super) fn run(roots: &Roots, args: &Args) -> Outcome {
     }
     match args.format {
         Format::Json => {
-            let document = |(view, excerpt): (View, Excerpt)| Listed {
-                command: excerpt.command(),
-                document: Document::of(view, excerpt),
-            };
-            out::json(&seen.into_iter().map(document).collect::<Vec<_>>())?;
+            let listed = seen.into_iter().map(|view| {
+                let excerpt = Excerpt::read(&roots.container(&view.state.id))?;
+                Ok(Listed { command: excerpt.command(), document: Document::of(view, excerpt) })
+            });
+            out::json(&listed.collect::<Result<Vec<_>>>()?)?;
         }
         Format::Table => {
             let now = Timestamp::now();
             let mut rows = vec!["ID\tSTATUS\tPID\tCREATED\tCOMMAND".to_owned()];
-            rows.extend(seen.iter().map(|(view, excerpt)| row(view, excerpt, now)));
+            rows.extend(seen.iter().map(|view| row(view, now)));
             rows.extend(errors.iter().map(|(id, _)| format!("{id}\tdamaged\t-\t-\t-")));
             out::table(&rows)?;
         }
@@ -70,13 +73,7 @@ pub(super) fn run(roots: &Roots, args: &Args) -> Outcome {
     if errors.is_empty() { Ok(0) } else { Err(Errors(errors)) }
 }
 
-/// A container, unless it was deleted after the listing.
-fn look(roots: &Roots, id: &ContainerId) -> Result<Option<(View, Excerpt)>> {
-    let Some(view) = store::find(roots, id)? else { return Ok(None) };
-    Ok(Some((view, Excerpt::read(&roots.container(id))?)))
-}
-
-fn row(view: &View, excerpt: &Excerpt, now: Timestamp) -> String {
+fn row(view: &View, now: Timestamp) -> String {
     let state = &view.state;
     let alive = matches!(state.status, Status::Created | Status::Running | Status::Paused);
     let status = match alive && state.mode == Mode::Supervised && !view.shim_alive {
@@ -87,6 +84,6 @@ fn row(view: &View, excerpt: &Excerpt, now: Timestamp) -> String {
         0 => "-".to_owned(),
         pid => pid.to_string(),
     };
-    let command = out::cell(&excerpt.command(), COMMAND);
+    let command = out::cell(&state.args.join(" "), COMMAND);
     format!("{}\t{status}\t{pid}\t{}\t{command}", state.id, time::age(state.created_at, now))
 }

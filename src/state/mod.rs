@@ -110,6 +110,9 @@ pub struct State {
     pub bundle: PathBuf,
     /// The root filesystem, as an absolute path on the host.
     pub rootfs: PathBuf,
+    /// The command and its arguments, for a listing that does not read every `spec.json`.
+    #[serde(default)]
+    pub args: Vec<String>,
     /// When `create` began.
     pub created_at: Timestamp,
     /// When the command was executed.

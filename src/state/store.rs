@@ -142,6 +142,25 @@ pub fn view(roots: &Roots, id: &ContainerId) -> Result<View> {
 
 /// The container `id` as it is now, `None` where it does not exist.
 pub fn find(roots: &Roots, id: &ContainerId) -> Result<Option<View>> {
+    find_with(roots, id, &boot_id(), Trust::Look)
+}
+
+/// The same for a listing of many: the boot id was read once, and a shim that lives is believed that
+/// its init does too.
+pub fn glance(roots: &Roots, id: &ContainerId, boot_id: &str) -> Result<Option<View>> {
+    find_with(roots, id, boot_id, Trust::Shim)
+}
+
+/// Whose word counts for init being alive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trust {
+    /// `/proc`'s.
+    Look,
+    /// The shim's, where one lives.
+    Shim,
+}
+
+fn find_with(roots: &Roots, id: &ContainerId, boot_id: &str, trust: Trust) -> Result<Option<View>> {
     let paths = roots.container(id);
     // The lock first: where it is free, whoever held it has written its last word before.
     let held = Lock::is_held(&paths.lock)?;
@@ -163,11 +182,11 @@ pub fn find(roots: &Roots, id: &ContainerId) -> Result<Option<View>> {
         Some(exit) => Some(exit),
         None => publish::read_json(&paths.exit())?,
     };
-    Ok(Some(observe(state, exit, held, &boot_id())))
+    Ok(Some(observe(state, exit, held, boot_id, trust)))
 }
 
 /// What is true now of a container whose files say `state` and `exit`.
-fn observe(mut state: State, exit: Option<ExitRecord>, held: bool, boot_id: &str) -> View {
+fn observe(mut state: State, exit: Option<ExitRecord>, held: bool, boot_id: &str, trust: Trust) -> View {
     let same_boot = state.boot_id == boot_id;
     let shim_alive = held && same_boot && state.mode == Mode::Supervised;
     if state.status == Status::Stopped {
@@ -180,7 +199,8 @@ fn observe(mut state: State, exit: Option<ExitRecord>, held: bool, boot_id: &str
         let exit = exit.unwrap_or_else(|| ExitRecord::unknown(state.started_at, reason));
         return View { state, shim_alive: false, pid_alive: false, exit: Some(exit) };
     }
-    let pid_alive = state.init.is_some_and(|init| init.is_alive());
+    let believed = trust == Trust::Shim && shim_alive && exit.is_none();
+    let pid_alive = state.init.is_some_and(|init| believed || init.is_alive());
     // A shim that lives will see init's end and tell of it itself, unless it has told already.
     if pid_alive || (shim_alive && exit.is_none()) || (state.status == Status::Creating && held) {
         return View { state, shim_alive, pid_alive, exit: None };
@@ -225,6 +245,7 @@ mod tests {
             cgroup_path: "/sys/fs/cgroup/x".into(),
             bundle: "/b".into(),
             rootfs: "/r".into(),
+            args: vec![],
             created_at: jiff::Timestamp::UNIX_EPOCH,
             started_at: None,
             reason: None,
@@ -237,7 +258,7 @@ mod tests {
 
     #[test]
     fn after_a_reboot_every_container_is_stopped_with_the_reason() {
-        let view = observe(state(Status::Running, own()), None, true, "next");
+        let view = observe(state(Status::Running, own()), None, true, "next", Trust::Look);
         assert_eq!(view.state.status, Status::Stopped);
         assert_eq!(view.state.reason.as_deref(), Some("the host was restarted"));
         assert_eq!(view.exit.unwrap().exit_code, None);
@@ -246,7 +267,7 @@ mod tests {
 
     #[test]
     fn a_running_container_without_a_shim_is_running_and_says_that_the_shim_is_gone() {
-        let view = observe(state(Status::Running, own()), None, false, "this");
+        let view = observe(state(Status::Running, own()), None, false, "this", Trust::Look);
         assert_eq!(view.state.status, Status::Running);
         assert!(!view.shim_alive && view.pid_alive);
     }
@@ -254,7 +275,7 @@ mod tests {
     #[test]
     fn an_end_that_nobody_saw_is_unknown_and_never_zero() {
         let gone = own().map(|own| ProcessRef { start_time: 1, ..own });
-        let view = observe(state(Status::Running, gone), None, false, "this");
+        let view = observe(state(Status::Running, gone), None, false, "this", Trust::Look);
         assert_eq!(view.state.status, Status::Stopped);
         assert_eq!(view.exit.unwrap().exit_code, None);
     }
@@ -263,7 +284,7 @@ mod tests {
     fn the_exit_record_is_believed_before_the_state_says_stopped() {
         let gone = own().map(|own| ProcessRef { start_time: 1, ..own });
         let record = ExitRecord::unknown(None, "").ended(Ending::Exited(42));
-        let view = observe(state(Status::Running, gone), Some(record), true, "this");
+        let view = observe(state(Status::Running, gone), Some(record), true, "this", Trust::Look);
         assert_eq!(view.state.status, Status::Stopped);
         assert_eq!(view.exit.unwrap().exit_code, Some(42));
     }

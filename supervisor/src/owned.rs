@@ -123,6 +123,7 @@ mod tests {
             cgroup_path: "/c".into(),
             bundle: "/b".into(),
             rootfs: "/r".into(),
+            args: vec![],
             created_at: jiff::Timestamp::UNIX_EPOCH,
             started_at: None,
             reason: None,
