@@ -180,6 +180,30 @@ impl Client {
         }
     }
 
+    /// Whether something comes within `time`.
+    fn is_ready_within(&self, time: Duration) -> Result<bool> {
+        let deadline = Instant::now() + time;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let left = rustix::event::Timespec::try_from(left).ok();
+            let mut poll = [rustix::event::PollFd::new(&self.socket, rustix::event::PollFlags::IN)];
+            match rustix::event::poll(&mut poll, left.as_ref()) {
+                Ok(ready) => return Ok(ready > 0),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(Error::os("wait for the shim", errno)),
+            }
+        }
+    }
+
+    /// Ends a shim that does not answer. It listens on this connection's other end, so it lives, and
+    /// its pid is its own.
+    fn kill_shim(&self) -> Result<()> {
+        let peer = rustix::net::sockopt::socket_peercred(&self.socket)
+            .map_err(|errno| Error::os("find the shim", errno))?;
+        rustix::process::kill_process(peer.pid, rustix::process::Signal::KILL)
+            .map_err(|errno| Error::os("end a shim that does not answer", errno))
+    }
+
     /// Acknowledges the last reply and waits until the shim is gone: with `--rm`, until the container
     /// is.
     pub fn wait_gone(mut self) -> Result<()> {
@@ -362,7 +386,7 @@ pub fn start(roots: &Roots, id: &ContainerId) -> Result<()> {
             },
             Holder::Us(lock) => lock,
         };
-        let view = match store::find(roots, id)? {
+        let view = match store::find_locked(roots, id)? {
             Some(view) => view,
             None => {
                 lock.remove(&paths.lock)?;
@@ -409,6 +433,9 @@ pub fn wait(roots: &Roots, id: &ContainerId) -> Result<ExitRecord> {
         Some(record) => Ok(record),
         None if view.state.mode == Mode::Oci => runtime::wait(roots, id),
         None if view.pid_alive => Err(lost(id)),
+        None if view.state.status == Status::Stopped => {
+            Ok(ExitRecord::unknown(view.state.started_at, "its exit record is gone"))
+        }
         None => Err(Error::new(Kind::WrongState, format!("container {id}"), "has not been started")),
     }
 }
@@ -450,14 +477,21 @@ pub fn delete(roots: &Roots, id: &ContainerId, force: bool) -> Result<()> {
         }
         match find_holder(&paths, id)? {
             Holder::Shim(mut client) => {
-                if client.call(&Request::Delete { force })?.is_some() {
-                    return Ok(());
+                client.send(&Request::Delete { force }, &[])?;
+                if force && !client.is_ready_within(BUSY)? {
+                    client.kill_shim()?;
+                    continue;
+                }
+                match client.receive()? {
+                    Some((Reply::Refused(error), _)) => return Err(error),
+                    Some(_) => return Ok(()),
+                    None => {}
                 }
             }
             Holder::Us(lock) => break lock,
         }
     };
-    match store::find(roots, id) {
+    match store::find_locked(roots, id) {
         Ok(Some(view)) if view.pid_alive && view.state.status != Status::Created && !force => {
             Err(Error::new(Kind::WrongState, format!("container {id}"), "is running")
                 .hint(format!("stop it first, or use `podrun delete -f {id}`")))

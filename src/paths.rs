@@ -20,6 +20,9 @@ pub const DEFAULT_ROOT: &str = "/var/lib/podrun";
 /// The volatile root where nothing else is said.
 pub const DEFAULT_RUN_ROOT: &str = "/run/podrun";
 
+/// The directory of the locks in the run root, where each container has one under its ID.
+const LOCKS: &str = "locks";
+
 /// The name of a container: `[A-Za-z0-9][A-Za-z0-9_.+-]*`, at most 128 bytes.
 ///
 /// Whoever holds one may use it as a file name: it has no slash, is not `.` or `..`, and does not
@@ -46,6 +49,9 @@ impl FromStr for ContainerId {
         let hint = "an ID is a letter or digit, then letters, digits and _ . + -, up to 128 bytes";
         if id.is_empty() {
             return Err(Error::usage(what(), "is empty").hint(hint));
+        }
+        if id == LOCKS {
+            return Err(Error::usage(what(), "is the name of podrun's own directory of locks"));
         }
         if id.len() > Self::MAX {
             return Err(Error::usage(what(), format!("has {} bytes", id.len())).hint(hint));
@@ -108,7 +114,7 @@ impl Roots {
 
     /// The directory of the locks.
     pub fn locks(&self) -> PathBuf {
-        self.run_root.join("locks")
+        self.run_root.join(LOCKS)
     }
 
     /// The name of podrun's own cgroup: `podrun`, or `podrun-<hash>` for any run root but the
@@ -210,7 +216,7 @@ mod tests {
 
     #[test]
     fn ids_that_could_leave_the_directory_are_refused() {
-        for id in ["", ".", "..", "../x", "a/b", "-a", ".a", "a b", "a\0", "ä", &"x".repeat(129)] {
+        for id in ["locks", "", ".", "..", "../x", "a/b", "-a", ".a", "a b", "a\0", "ä", &"x".repeat(129)] {
             assert!(id.parse::<ContainerId>().is_err(), "{id:?}");
         }
         for id in ["a", "0", "a.b_c+d-e", &"x".repeat(128)] {

@@ -42,6 +42,10 @@ pub fn create(roots: &Roots, id: &ContainerId, bundle: &Path, pid_file: Option<&
     let bundle = std::path::absolute(bundle).map_err(|error| Error::io("resolve", bundle, &error))?;
     let spec = read_config(&bundle)?;
     let cgroup_path = cgroup_path(roots, id, &spec)?;
+    // Whoever is in it is a stranger, and would be killed with the container.
+    if Cgroup::open(&cgroup_path)?.is_some() {
+        return Err(Error::failed(format!("cgroup {}", cgroup_path.display()), "already exists"));
+    }
     let paths = roots.container(id);
     let lock = Lock::try_take(&paths.lock)?
         .ok_or_else(|| Error::failed(format!("container {id}"), "another command is working on it"))?;
@@ -132,6 +136,9 @@ fn cgroup_path(roots: &Roots, id: &ContainerId, spec: &Spec) -> Result<PathBuf> 
     let wrong = |why: &str| Error::usage(format!("linux.cgroupsPath {}", wanted.display()), why);
     if wanted.components().any(|part| part == Component::ParentDir) {
         return Err(wrong("contains `..`"));
+    }
+    if wanted.components().any(|part| part.as_os_str() == "_shims") {
+        return Err(wrong("is one of podrun's own"));
     }
     let mount = cgroup::mount()?;
     match wanted.strip_prefix("/") {
@@ -324,7 +331,7 @@ fn open_pid(pid: i32) -> Result<Option<OwnedFd>> {
 
 /// Whether the process ends before `timeout`; without one, it is waited for.
 fn ended_within(process: &OwnedFd, timeout: Option<Duration>) -> Result<bool> {
-    let deadline = timeout.map(|timeout| Instant::now() + timeout);
+    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let left = left.and_then(|left| Timespec::try_from(left).ok());

@@ -93,7 +93,7 @@ impl Output {
     pub(super) fn write(&mut self, stream: Stream, ready: PollFlags) {
         let lane = &mut self.lanes[stream as usize];
         if lane.pending.is_empty() {
-            lane.closed |= ready.intersects(PollFlags::ERR | PollFlags::NVAL);
+            lane.closed |= ready.intersects(PollFlags::ERR | PollFlags::NVAL | PollFlags::HUP);
             return;
         }
         let rest = &lane.pending[lane.sent..];

@@ -70,8 +70,11 @@ pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
         }
     }
     let Some(signals) = signals else {
-        out::line(&id)?;
-        return Ok(0);
+        return match out::line(&id) {
+            Ok(()) => Ok(0),
+            // Nobody would know the name of what runs.
+            Err(error) => Err(discard(roots, &id, error).into()),
+        };
     };
     let forward = |signal| client::signal(roots, &id, signal, false);
     let follower = Follower {

@@ -224,6 +224,9 @@ fn limit_resource(resource: Resource, wanted: Rlimit) -> Result<()> {
     }
 }
 
+/// `statfs(2)`: pipes without a name.
+const PIPEFS_MAGIC: rustix::fs::FsWord = 0x5049_5045;
+
 /// A pipe belongs to who made it, and `> /dev/stdout` opens it anew: without this a user who is
 /// not root would be refused.
 fn own_pipes(identity: &Identity) -> Result<()> {
@@ -233,7 +236,9 @@ fn own_pipes(identity: &Identity) -> Result<()> {
     let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
     for fd in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
         let stat = rustix::fs::fstat(fd).map_err(|errno| Error::os("look at standard output", errno))?;
-        if FileType::from_raw_mode(stat.st_mode) == FileType::Fifo {
+        // A FIFO with a name is somebody's file.
+        let is_pipe = rustix::fs::fstatfs(fd).is_ok_and(|fs| fs.f_type == PIPEFS_MAGIC);
+        if is_pipe && FileType::from_raw_mode(stat.st_mode) == FileType::Fifo {
             rustix::fs::fchown(fd, Some(uid), Some(gid))
                 .map_err(|errno| Error::os("give standard output to the container's user", errno))?;
         }

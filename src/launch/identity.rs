@@ -51,7 +51,12 @@ pub(super) fn resolve(who: &Who, root: impl AsFd) -> Result<Identity> {
         Who::Numbers { .. } => String::new(),
         Who::Named(_) => read(&root, "etc/group")?,
     };
-    find(who, &passwd, &group)
+    let identity = find(who, &passwd, &group)?;
+    // To the system calls that change them, this number means "leave it as it is": root.
+    if identity.uid == u32::MAX || identity.gid == u32::MAX || identity.groups.contains(&u32::MAX) {
+        return Err(Error::failed("user 4294967295", "is not a user or group ID that Linux knows"));
+    }
+    Ok(identity)
 }
 
 fn read(root: &impl AsFd, path: &str) -> Result<String> {

@@ -249,7 +249,7 @@ mod tests {
         assert_eq!(process.env().as_ref().unwrap()[1], "HOSTNAME=web1");
         assert_eq!(process.cwd(), Path::new("/"));
         let capabilities = process.capabilities().as_ref().unwrap();
-        assert_eq!(capabilities.bounding().as_ref().unwrap().len(), 14);
+        assert_eq!(capabilities.bounding().as_ref().unwrap().len(), 13);
         assert!(capabilities.ambient().as_ref().unwrap().is_empty());
         assert_eq!(spec.linux().as_ref().unwrap().namespaces().as_ref().unwrap().len(), 5);
         assert_eq!(

@@ -29,14 +29,13 @@ pub(super) const READ_ONLY: [&str; 5] =
     ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// The small set of capabilities that containers usually have.
-const CAPABILITIES: [Capability; 14] = [
+const CAPABILITIES: [Capability; 13] = [
     Capability::AuditWrite,
     Capability::Chown,
     Capability::DacOverride,
     Capability::Fowner,
     Capability::Fsetid,
     Capability::Kill,
-    Capability::Mknod,
     Capability::NetBindService,
     Capability::NetRaw,
     Capability::Setfcap,

@@ -88,12 +88,45 @@ fn linux(spec: &Spec, linux: &Linux) -> Result<()> {
             return Err(wrong(field, "needs a uts namespace of its own"));
         }
     }
+    for name in linux.sysctl().iter().flatten().map(|(name, _)| name) {
+        if !sysctl_owner(name).is_some_and(|kind| kinds.contains(&(kind as u32))) {
+            let why = "is not a setting of a namespace that the container has of its own";
+            return Err(wrong(format!("linux.sysctl {name}"), why));
+        }
+    }
     let masked = linux.masked_paths().iter().flatten().map(|path| ("linux.maskedPaths", path));
     let read_only = linux.readonly_paths().iter().flatten().map(|path| ("linux.readonlyPaths", path));
     for (field, place) in masked.chain(read_only) {
         path(field, Path::new(place), Shape::Absolute)?;
     }
     Ok(())
+}
+
+/// The namespace that a kernel setting belongs to; `None` for one of the whole host.
+fn sysctl_owner(name: &str) -> Option<LinuxNamespaceType> {
+    const IPC: [&str; 9] = [
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
+        "kernel.auto_msgmni",
+    ];
+    let name = name.replace('/', ".");
+    if name.contains("..") {
+        None
+    } else if name.starts_with("net.") {
+        Some(LinuxNamespaceType::Network)
+    } else if name == "kernel.domainname" || name == "kernel.hostname" {
+        Some(LinuxNamespaceType::Uts)
+    } else if name.starts_with("fs.mqueue.") || IPC.contains(&name.as_str()) {
+        Some(LinuxNamespaceType::Ipc)
+    } else {
+        None
+    }
 }
 
 /// What a path has to be.

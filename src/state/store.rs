@@ -84,6 +84,10 @@ pub fn remove(roots: &Roots, id: &ContainerId) -> Result<()> {
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => return Err(Error::io("remove", &paths.dir, &error)),
     }
+    // A descriptor for each level of what a container may have nested.
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let most = rustix::process::Rlimit { current: limit.maximum, ..limit };
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, most);
     for dir in [&old, &paths.run_dir] {
         match std::fs::remove_dir_all(dir) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -145,6 +149,11 @@ pub fn find(roots: &Roots, id: &ContainerId) -> Result<Option<View>> {
     find_with(roots, id, &boot_id(), Trust::Look)
 }
 
+/// The same for the one who holds the container's lock: no shim lives, whatever the lock says.
+pub fn find_locked(roots: &Roots, id: &ContainerId) -> Result<Option<View>> {
+    find_with(roots, id, &boot_id(), Trust::NoShim)
+}
+
 /// The same for a listing of many: the boot id was read once, and a shim that lives is believed that
 /// its init does too.
 pub fn glance(roots: &Roots, id: &ContainerId, boot_id: &str) -> Result<Option<View>> {
@@ -158,12 +167,14 @@ enum Trust {
     Look,
     /// The shim's, where one lives.
     Shim,
+    /// `/proc`'s, and the lock is the caller's own.
+    NoShim,
 }
 
 fn find_with(roots: &Roots, id: &ContainerId, boot_id: &str, trust: Trust) -> Result<Option<View>> {
     let paths = roots.container(id);
     // The lock first: where it is free, whoever held it has written its last word before.
-    let held = Lock::is_held(&paths.lock)?;
+    let held = trust != Trust::NoShim && Lock::is_held(&paths.lock)?;
     let Some(state) = publish::read_json::<State>(&paths.state())? else {
         if paths.dir.exists() {
             return Err(Error::failed(format!("container {id}"), "has no state.json")

@@ -225,7 +225,8 @@ impl Driver<'_> {
                 return Some(Event::Delivered { sender, signal, delivery });
             }
             Action::KillAll => self.kill_all(),
-            Action::Arm(time) => self.deadline = Some(tokio::time::Instant::now() + time),
+            // So far away that it never comes: no deadline.
+            Action::Arm(time) => self.deadline = tokio::time::Instant::now().checked_add(time),
             Action::Exec(ticket) => self.exec(ticket),
             Action::Record(verdict) => return Some(self.record(verdict).await),
             Action::Finish => self.finishing = true,
@@ -265,6 +266,9 @@ impl Driver<'_> {
     }
 
     fn deliver(&self, signal: i32, all: bool) -> Result<Delivery> {
+        if !(0..=sys::signal::MAX).contains(&signal) {
+            return Err(Error::usage(format!("signal {signal}"), "is not one that Linux knows"));
+        }
         let init = self.state.init.map_or(0, |init| init.pid);
         if all && signal == SIGKILL {
             self.kill_all();
@@ -275,8 +279,9 @@ impl Driver<'_> {
             _ => Vec::new(),
         };
         // Init first: a shell must have its signal before it sees its children end of theirs.
-        let fatal =
-            signal == SIGKILL || (child::terminates_by_default(signal) && !child::hears(init, signal));
+        // Before it is executed the command cannot hear anything, and its init blocks what comes.
+        let deaf = || self.closed_gate.is_some() || !child::hears(init, signal);
+        let fatal = signal == SIGKILL || (child::terminates_by_default(signal) && deaf());
         let sent = if fatal { SIGKILL } else { signal };
         sys::signal::send(&self.pidfd, sent)
             .map_err(|error| Error::io("signal container", self.state.id.as_str(), &error))?;
@@ -356,7 +361,10 @@ impl Driver<'_> {
             true => None,
             false => self.write_durably().inspect_err(|error| tracing::error!("{error}")).ok(),
         };
-        self.serving(tokio::time::timeout(PATIENCE, ledger.all_settled())).await;
+        if self.is_unwanted() {
+            // The files are about to go: who still reads them has a moment to say so.
+            self.serving(tokio::time::timeout(PATIENCE, ledger.all_settled())).await;
+        }
         if let Some(syncing) = syncing {
             self.serving_until_unwanted(syncing.done()).await;
         }
