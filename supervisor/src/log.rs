@@ -14,8 +14,8 @@
 //! often; the file stays parseable, for a torn record is completed or cut off.
 //!
 //! What a container's own end leaves in the pipes is logged before its exit record is written. A
-//! process elsewhere that still holds the writing end after that (it got it through a socket) writes
-//! to a broken pipe.
+//! process elsewhere that still holds the writing end after that (it got it through a socket) fills
+//! the pipe and then waits: it holds a reading end too, and nobody empties it any more.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};

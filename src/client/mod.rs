@@ -10,19 +10,17 @@
 //! container's lock and does the work itself.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, BytesMut};
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::cgroup::{self, Cgroup};
 use crate::error::{Error, Kind, Result};
 use crate::paths::{ContainerId, ContainerPaths, Roots};
-use crate::protocol::{Hello, Reply, Request, frame, socket};
+use crate::protocol::{Reply, Request};
 use crate::runtime;
 use crate::spec::Spec;
 use crate::spec::rootfiles::RootFile;
@@ -32,6 +30,11 @@ use crate::state::publish::{self, Durability};
 use crate::state::{ExitRecord, Mode, STATE_VERSION, State, Status, store};
 use crate::sys::{self, spawn::Program};
 
+mod connection;
+
+use connection::not_a_shim;
+pub use connection::{Client, Received};
+
 /// The shim's program.
 const SHIM: &str = "podrun-shim";
 /// The descriptor at which a shim finds its control socket.
@@ -39,184 +42,6 @@ const CONTROL: i32 = 3;
 
 /// How long a command waits for another one that is at work on the same container.
 const BUSY: Duration = Duration::from_secs(20);
-
-/// What a nonblocking receive found.
-#[derive(Debug)]
-pub enum Received {
-    /// A reply, and the descriptors beside it.
-    Reply(Box<Reply>, Vec<OwnedFd>),
-    /// Nothing whole yet.
-    NotYet,
-    /// The shim closed.
-    Closed,
-}
-
-/// A connected control socket.
-#[derive(Debug)]
-pub struct Client {
-    socket: OwnedFd,
-    greeted: bool,
-    welcomed: bool,
-    buffer: BytesMut,
-    fds: Vec<OwnedFd>,
-}
-
-impl AsFd for Client {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-}
-
-impl Client {
-    fn new(socket: OwnedFd) -> Self {
-        Self { socket, greeted: false, welcomed: false, buffer: BytesMut::new(), fds: Vec::new() }
-    }
-
-    /// Connects to the shim of a container; `None` where there is none.
-    pub fn connect(paths: &ContainerPaths) -> Result<Option<Self>> {
-        Ok(socket::connect(&paths.socket())?.map(Self::new))
-    }
-
-    /// Sends a request, with `fds` beside it. A shim that is gone shows in the receive that follows.
-    pub fn send(&mut self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<()> {
-        let mut bytes = BytesMut::new();
-        if !self.greeted {
-            self.greeted = true;
-            frame::encode(&Hello::ours(), &mut bytes)?;
-            // Descriptors belong to the request: the hello goes alone.
-            if !fds.is_empty() {
-                self.write(&mut bytes, &[])?;
-            }
-        }
-        frame::encode(request, &mut bytes)?;
-        self.write(&mut bytes, fds)
-    }
-
-    fn write(&self, bytes: &mut BytesMut, mut fds: &[BorrowedFd<'_>]) -> Result<()> {
-        while !bytes.is_empty() {
-            match socket::send(&self.socket, bytes, fds) {
-                Ok(sent) => {
-                    bytes.advance(sent);
-                    fds = &[];
-                }
-                Err(Errno::INTR) => {}
-                Err(Errno::PIPE | Errno::CONNRESET) => return Ok(()),
-                Err(errno) => return Err(Error::os("write to the shim", errno)),
-            }
-        }
-        Ok(())
-    }
-
-    /// Waits for the next reply; `None` where the shim closed.
-    pub fn receive(&mut self) -> Result<Option<(Reply, Vec<OwnedFd>)>> {
-        loop {
-            match self.next()? {
-                Received::Reply(reply, fds) => return Ok(Some((*reply, fds))),
-                Received::Closed => return Ok(None),
-                Received::NotYet => {
-                    if self.fill(false)?.is_none() {
-                        return Ok(None);
-                    }
-                }
-            }
-        }
-    }
-
-    /// The next reply if it is there.
-    pub fn try_receive(&mut self) -> Result<Received> {
-        loop {
-            match self.next()? {
-                Received::NotYet => match self.fill(true)? {
-                    None => return Ok(Received::Closed),
-                    Some(0) => return Ok(Received::NotYet),
-                    Some(_) => {}
-                },
-                other => return Ok(other),
-            }
-        }
-    }
-
-    fn next(&mut self) -> Result<Received> {
-        if !self.welcomed {
-            let Some(hello) = frame::decode::<Hello>(&mut self.buffer).map_err(|_| not_a_shim())? else {
-                return Ok(Received::NotYet);
-            };
-            hello.agree()?;
-            self.welcomed = true;
-        }
-        Ok(match frame::decode(&mut self.buffer)? {
-            Some(reply) => Received::Reply(Box::new(reply), std::mem::take(&mut self.fds)),
-            None => Received::NotYet,
-        })
-    }
-
-    /// Receives what is there, `Some(0)` if that is nothing; `None` where the shim closed.
-    fn fill(&mut self, nonblocking: bool) -> Result<Option<usize>> {
-        if nonblocking {
-            let mut poll = [rustix::event::PollFd::new(&self.socket, rustix::event::PollFlags::IN)];
-            let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-            match rustix::event::poll(&mut poll, Some(&now)) {
-                Ok(0) | Err(Errno::INTR) => return Ok(Some(0)),
-                Ok(_) => {}
-                Err(errno) => return Err(Error::os("wait for the shim", errno)),
-            }
-        }
-        match socket::receive(&self.socket, &mut self.buffer, &mut self.fds) {
-            Ok(0) | Err(Errno::CONNRESET) => Ok(None),
-            Ok(received) => Ok(Some(received)),
-            Err(Errno::INTR) => Ok(Some(0)),
-            Err(errno) => Err(Error::os("read from the shim", errno)),
-        }
-    }
-
-    /// Sends a request and waits for its reply, a refusal being an error; `None` where the shim
-    /// closed without one: reread the disk.
-    pub fn call(&mut self, request: &Request) -> Result<Option<Reply>> {
-        self.send(request, &[])?;
-        match self.receive()? {
-            Some((Reply::Refused(error), _)) => Err(error),
-            Some((reply, _)) => Ok(Some(reply)),
-            None => Ok(None),
-        }
-    }
-
-    /// Whether something comes within `time`.
-    fn is_ready_within(&self, time: Duration) -> Result<bool> {
-        let deadline = Instant::now() + time;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let left = rustix::event::Timespec::try_from(left).ok();
-            let mut poll = [rustix::event::PollFd::new(&self.socket, rustix::event::PollFlags::IN)];
-            match rustix::event::poll(&mut poll, left.as_ref()) {
-                Ok(ready) => return Ok(ready > 0),
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(Error::os("wait for the shim", errno)),
-            }
-        }
-    }
-
-    /// Ends a shim that does not answer. It listens on this connection's other end, so it lives, and
-    /// its pid is its own.
-    fn kill_shim(&self) -> Result<()> {
-        let peer = rustix::net::sockopt::socket_peercred(&self.socket)
-            .map_err(|errno| Error::os("find the shim", errno))?;
-        rustix::process::kill_process(peer.pid, rustix::process::Signal::KILL)
-            .map_err(|errno| Error::os("end a shim that does not answer", errno))
-    }
-
-    /// Acknowledges the last reply and waits until the shim is gone: with `--rm`, until the container
-    /// is.
-    pub fn wait_gone(mut self) -> Result<()> {
-        let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
-        while self.receive()?.is_some() {}
-        Ok(())
-    }
-}
-
-fn not_a_shim() -> Error {
-    Error::failed("control socket", "what answers is not a podrun-shim")
-        .hint("install podrun and podrun-shim of the same release")
-}
 
 /// Creates a supervised container from `spec`, with the generated `files` that it mounts; returns the connection to its shim, and init's pid.
 /// A failure leaves nothing.
