@@ -23,6 +23,7 @@ use nix::libc::SIGKILL;
 use podrun::cgroup::{self, Cgroup};
 use podrun::error::{Error, Result};
 use podrun::launch::{self, Stdio};
+use podrun::log::line::Stream;
 use podrun::paths::ContainerPaths;
 use podrun::protocol::{Exec, Reply, Request};
 use podrun::spec::Spec;
@@ -58,7 +59,8 @@ pub(crate) async fn run(owned: Owned, spec: &Spec, creator: Option<Creator>) -> 
     let settings = Settings::of(spec)?;
     let paths = owned.paths();
     let cgroup = Cgroup::open(&owned.facts.state.cgroup_path)?;
-    let (pump, progress) = Pump::new(&paths.log(), owned.facts.log, owned.stdout, owned.stderr)?;
+    let sources = vec![(Stream::Stdout, owned.stdout), (Stream::Stderr, owned.stderr)];
+    let (pump, progress) = Pump::new(&paths.log(), owned.facts.log, sources)?;
     let (drain, drain_order) = oneshot::channel();
     tokio::task::spawn_local(pump.run(drain_order));
 
