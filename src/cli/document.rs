@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use podrun::error::Result;
 use podrun::paths::ContainerPaths;
 use podrun::state::store::View;
-use podrun::state::{Mode, Status, publish};
+use podrun::state::{Mode, ProcessRef, Status, publish};
 use serde::{Deserialize, Serialize};
 
 /// The version of the OCI runtime specification whose state this is.
@@ -43,6 +43,10 @@ pub(super) struct Document {
 struct Shim {
     pid: i32,
     alive: bool,
+    /// The pid of the process that replaces the shim if it dies; 0 where that one is gone.
+    keeper: i32,
+    /// How often the shim was replaced, since the container was started last.
+    adoptions: u32,
 }
 
 /// What of `spec.json` is shown beside the state.
@@ -74,7 +78,13 @@ impl Excerpt {
 impl Document {
     pub(super) fn of(view: View, excerpt: Excerpt) -> Self {
         let View { state, shim_alive, pid_alive, exit } = view;
-        let shim_pid = state.shim.filter(|_| shim_alive).map_or(0, |shim| shim.pid);
+        let pid_of = |process: Option<ProcessRef>| process.filter(|_| shim_alive).map_or(0, |it| it.pid);
+        let shim = Shim {
+            pid: pid_of(state.shim),
+            alive: shim_alive,
+            keeper: pid_of(state.keeper),
+            adoptions: state.adoptions,
+        };
         let exit = exit.as_ref();
         Self {
             oci_version: OCI_VERSION,
@@ -90,7 +100,7 @@ impl Document {
             exit_code: exit.and_then(|exit| exit.exit_code),
             exit_signal: exit.and_then(|exit| exit.exit_signal),
             oom_killed: exit.is_some_and(|exit| exit.oom_killed),
-            shim: (state.mode == Mode::Supervised).then_some(Shim { pid: shim_pid, alive: shim_alive }),
+            shim: (state.mode == Mode::Supervised).then_some(shim),
             pid_alive,
             cgroup_path: state.cgroup_path,
             reason: state.reason.or_else(|| exit.and_then(|exit| exit.reason.clone())),

@@ -88,6 +88,8 @@ fn insert(roots: &Roots, id: &ContainerId, spec: &Spec, files: &[RootFile]) -> R
         boot_id: boot_id(),
         init: None,
         shim: None,
+        keeper: None,
+        adoptions: 0,
         cgroup_path: cgroup::container_path(roots, id)?,
         bundle: roots.container(id).dir,
         rootfs,

@@ -87,6 +87,9 @@ pub enum Request {
     },
     /// Run the command of a created container. Done once it was executed.
     Start,
+    /// The same, from a client that has said so to a shim that died before it answered: where the
+    /// command runs, that is done.
+    StartAgain,
     /// Send a signal to init, or to every process.
     Signal {
         /// The signal's number.

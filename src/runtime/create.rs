@@ -39,6 +39,8 @@ pub fn create(roots: &Roots, id: &ContainerId, bundle: &Path, pid_file: Option<&
         boot_id: boot_id(),
         init: None,
         shim: None,
+        keeper: None,
+        adoptions: 0,
         cgroup_path,
         bundle,
         rootfs,

@@ -104,6 +104,12 @@ pub struct State {
     /// The shim, in supervised mode.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shim: Option<ProcessRef>,
+    /// The process that makes another shim when that one dies; absent once it has died itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keeper: Option<ProcessRef>,
+    /// How often another shim took over, since the container was started last.
+    #[serde(default)]
+    pub adoptions: u32,
     /// The container's cgroup: absolute, on the host. Empty where cgroups are disabled.
     pub cgroup_path: PathBuf,
     /// The bundle: the caller's in OCI mode, the container's own directory otherwise.

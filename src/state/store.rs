@@ -253,6 +253,8 @@ mod tests {
             boot_id: "this".into(),
             init,
             shim: None,
+            keeper: None,
+            adoptions: 0,
             cgroup_path: "/sys/fs/cgroup/x".into(),
             bundle: "/b".into(),
             rootfs: "/r".into(),

@@ -7,6 +7,7 @@ pub mod clone;
 pub mod fd;
 pub mod memory;
 pub mod mount;
+pub mod process;
 pub mod signal;
 pub mod spawn;
 pub mod thread;

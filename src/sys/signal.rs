@@ -77,6 +77,12 @@ impl Incoming {
     }
 }
 
+impl std::os::fd::AsFd for Incoming {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 /// `kill(2)`. `pid` may name a process group as the system call does.
 #[expect(unsafe_code, reason = "nix and rustix take no real-time signals")]
 pub fn kill(pid: i32, signal: i32) -> io::Result<()> {

@@ -1,4 +1,5 @@
-//! The beginning of a shim: the creating command's first request, and the launch.
+//! The beginning of a shim: the creating command's first request, and the launch; or what the keeper
+//! held of a shim that died.
 //!
 //! ```text
 //!  Hello, Launch + lock ──▶ listen ─▶ state "creating" ─▶ cgroup ─▶ launch ─▶ state "created"
@@ -28,6 +29,9 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 
+use crate::keep::Keep;
+use crate::keeper::{Held, Predecessor};
+use crate::machine::Memory;
 use crate::owned::{Facts, Owned};
 
 /// How much a pipe of the container holds.
@@ -55,7 +59,11 @@ pub(crate) struct Launched {
 
 /// Serves the first request on `control`. `None`: there is nothing to supervise, and whoever could
 /// be told was told.
-pub(crate) fn launch(control: OwnedFd, log: impl FnOnce(&ContainerPaths)) -> Result<Option<Launched>> {
+pub(crate) fn launch(
+    control: OwnedFd,
+    keep: &Keep,
+    log: impl FnOnce(&ContainerPaths),
+) -> Result<Option<Launched>> {
     let mut creator = Blocking { socket: control, buffer: BytesMut::new(), fds: Vec::new() };
     let Some(hello) = creator.receive::<Hello>()? else { return Ok(None) };
     creator.send(&Hello::ours())?;
@@ -69,7 +77,7 @@ pub(crate) fn launch(control: OwnedFd, log: impl FnOnce(&ContainerPaths)) -> Res
             .send(&Reply::Refused(Error::failed("control socket", "the first request must be a launch")))?;
         return Ok(None);
     };
-    let attempt = Attempt { paths: roots.container(&id), id, roots };
+    let attempt = Attempt { paths: roots.container(&id), id, roots, keep };
     log(&attempt.paths);
     let (owned, spec) = match attempt.launch(lock) {
         Ok(launched) => launched,
@@ -88,14 +96,44 @@ pub(crate) fn launch(control: OwnedFd, log: impl FnOnce(&ContainerPaths)) -> Res
     Ok(Some(Launched { owned, spec, creator: Creator { stream, buffer: creator.buffer } }))
 }
 
+/// Takes over from a shim that died, with what the keeper held for it. `None`: it had only to end.
+pub(crate) fn take_over(
+    held: Held,
+    keep: &Keep,
+    before: Predecessor,
+    log: impl FnOnce(&ContainerPaths),
+) -> Result<Option<(Owned, Spec)>> {
+    let mut owned = Owned::from_slots(held.slots)?;
+    let paths = owned.paths();
+    if !paths.dir.exists() {
+        // It died while it deleted the container.
+        store::remove(&owned.facts.roots, &owned.facts.state.id)?;
+        Lock::from_fd(owned.lock).remove(&paths.lock)?;
+        return Ok(None);
+    }
+    log(&paths);
+    tracing::warn!("{before}");
+    let state = &mut owned.facts.state;
+    state.shim = ProcessRef::of(rustix::process::getpid().as_raw_nonzero().get());
+    state.adoptions += 1;
+    if let Err(error) = store::write_state(&paths, state, Durability::Atomic) {
+        tracing::warn!("{error}");
+    }
+    owned.facts.hand_over(keep, &[])?;
+    let path = paths.spec();
+    let spec = publish::read_json::<Spec>(&path)?.ok_or_else(|| Error::at("read", &path, Errno::NOENT))?;
+    Ok(Some((owned, spec)))
+}
+
 #[derive(Debug)]
-struct Attempt {
+struct Attempt<'a> {
     id: ContainerId,
     roots: Roots,
     paths: ContainerPaths,
+    keep: &'a Keep,
 }
 
-impl Attempt {
+impl Attempt<'_> {
     /// Builds the container, or undoes what was built of it.
     fn launch(&self, lock: OwnedFd) -> Result<(Owned, Spec)> {
         let previous = publish::read_json::<State>(&self.paths.state())?
@@ -103,7 +141,14 @@ impl Attempt {
         let is_new = previous.status == Status::Creating;
         let result = self.build(previous.clone(), is_new);
         match result {
-            Ok((built, spec)) => Ok((built.into_owned(self.roots.clone(), lock), spec)),
+            Ok((built, spec)) => {
+                let owned = built.into_owned(self.roots.clone(), lock);
+                // Without it a shim that dies is not replaced; the container is there all the same.
+                if let Err(error) = owned.hand_over(self.keep) {
+                    tracing::warn!("{error}");
+                }
+                Ok((owned, spec))
+            }
             Err(error) => {
                 self.undo(previous, is_new, lock, &error);
                 Err(error)
@@ -122,6 +167,8 @@ impl Attempt {
         store::make_dir(&self.paths.run_dir)?;
         let listener = socket::listen(&self.paths.socket())?;
         state.shim = ProcessRef::of(rustix::process::getpid().as_raw_nonzero().get());
+        state.keeper = self.keep.pid().and_then(ProcessRef::of);
+        state.adoptions = 0;
         state.cgroup_path = cgroup::container_path(&self.roots, &self.id)?;
         if !is_new {
             self.begin_again(&mut state)?;
@@ -220,7 +267,13 @@ struct Built {
 impl Built {
     fn into_owned(self, roots: Roots, lock: OwnedFd) -> Owned {
         Owned {
-            facts: Facts { roots, state: self.state, log: self.log },
+            facts: Facts {
+                roots,
+                state: self.state,
+                log: self.log,
+                memory: Memory::default(),
+                kill_at: None,
+            },
             lock,
             listener: self.listener,
             pidfd: self.pidfd,

@@ -7,31 +7,54 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 
 use nix::libc;
-use nix::sys::wait::{Id, WaitPidFlag};
 use podrun::error::{Error, Result};
-use podrun::state::Ending;
+use podrun::state::{Ending, ProcessRef};
+use podrun::sys::process::{ended_child, exit_status};
 use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus, waitid};
 
-/// How the process behind `pidfd` ended; `None` while it lives. It stays a zombie: its pid and its
+/// How the child behind `pidfd` ended; `None` while it lives. It stays a zombie: its pid and its
 /// `/proc` entry remain its own until [`reap`].
 pub(crate) fn look(pidfd: BorrowedFd<'_>) -> Result<Option<Ending>> {
-    wait(pidfd, WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG)
+    wait(pidfd, WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG).map_err(wait_failed)
 }
 
 /// Releases the zombie behind `pidfd`; how it ended, `None` where it lives.
 pub(crate) fn reap(pidfd: BorrowedFd<'_>) -> Result<Option<Ending>> {
-    wait(pidfd, WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
+    wait(pidfd, WaitIdOptions::EXITED | WaitIdOptions::NOHANG).map_err(wait_failed)
 }
 
-fn wait(pidfd: BorrowedFd<'_>, options: WaitIdOptions) -> Result<Option<Ending>> {
-    loop {
-        return match waitid(WaitId::PidFd(pidfd.as_fd()), options) {
-            Ok(status) => Ok(status.as_ref().and_then(ending)),
-            Err(Errno::INTR) => continue,
-            Err(errno) => Err(Error::os("wait for a process", errno)),
-        };
+/// How a process ended whose pidfd says that it has, whoever its parent is. `None`: nobody knows.
+///
+/// The ladder, from what is always right downwards: `waitid` for a child; a zombie's own `exit_code`
+/// in `/proc/PID/stat` (field 52), where a parent has not taken it yet; what the kernel keeps for the
+/// holders of a pidfd afterwards (Linux 6.15).
+pub(crate) fn ending_of(process: ProcessRef, pidfd: BorrowedFd<'_>) -> Option<Ending> {
+    match wait(pidfd, WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG) {
+        Ok(ending) => return ending,
+        Err(Errno::CHILD) => {}
+        Err(errno) => tracing::warn!("{}", wait_failed(errno)),
     }
+    zombie_status(process).or_else(|| exit_status(pidfd)).and_then(from_raw_status)
+}
+
+/// The raw `wait` status in the `/proc` entry of a process that nobody has waited for yet.
+fn zombie_status(process: ProcessRef) -> Option<i32> {
+    let stat = procfs::process::Process::new(process.pid).and_then(|process| process.stat()).ok()?;
+    (stat.starttime == process.start_time && stat.state == 'Z').then_some(stat.exit_code?)
+}
+
+fn wait(pidfd: BorrowedFd<'_>, options: WaitIdOptions) -> Result<Option<Ending>, Errno> {
+    loop {
+        match waitid(WaitId::PidFd(pidfd.as_fd()), options) {
+            Err(Errno::INTR) => {}
+            other => return other.map(|status| status.as_ref().and_then(ending)),
+        }
+    }
+}
+
+fn wait_failed(errno: Errno) -> Error {
+    Error::os("wait for a process", errno)
 }
 
 fn ending(status: &WaitIdStatus) -> Option<Ending> {
@@ -71,16 +94,19 @@ impl Known {
     /// Reaps what reparented to the shim as subreaper and has ended. A known child that has ended
     /// hides those behind it until it is reaped itself: [`Known::remove`] looks again.
     pub(crate) fn reap_strays(&self) {
-        let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-        while let Ok(status) = nix::sys::wait::waitid(Id::All, look) {
-            let Some(pid) = status.pid().filter(|pid| !self.0.borrow().contains(&pid.as_raw())) else {
-                return;
-            };
-            if nix::sys::wait::waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG).is_err() {
+        while let Some(pid) = ended_child().filter(|pid| !self.0.borrow().contains(pid)) {
+            if reap_pid(pid).is_none() {
                 return;
             }
         }
     }
+}
+
+/// Releases the zombie of the child `pid`; its raw `wait` status, `None` where it is none.
+pub(crate) fn reap_pid(pid: i32) -> Option<i32> {
+    let pid = rustix::process::Pid::from_raw(pid)?;
+    let ended = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::NOHANG).ok()??;
+    Some(ended.1.as_raw())
 }
 
 /// Whether `signal` ends a process that does nothing about it (`signal(7)`).

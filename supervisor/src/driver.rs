@@ -20,12 +20,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use nix::libc::SIGKILL;
-use podrun::cgroup::{self, Cgroup};
+use podrun::cgroup::Cgroup;
 use podrun::error::{Error, Result};
 use podrun::launch::{self, Stdio};
 use podrun::log::line::Stream;
 use podrun::paths::ContainerPaths;
-use podrun::protocol::{Exec, Reply, Request};
+use podrun::protocol::{Exec, LogPosition, Reply, Request};
 use podrun::spec::Spec;
 use podrun::spec::settings::Settings;
 use podrun::state::publish::{self, Durability};
@@ -41,21 +41,20 @@ use crate::bootstrap::Creator;
 use crate::child::{self, Known};
 use crate::exec;
 use crate::fd;
+use crate::keep::{Exit, Keep, Notices, Order, Slot};
 use crate::log::{Drain, Pump};
-use crate::machine::{Action, Delivery, Event, Machine, Ticket, Verdict};
-use crate::owned::Owned;
+use crate::machine::{Action, Delivery, Event, Machine, Memory, Ticket, Verdict};
+use crate::owned::{Facts, Owned};
 use crate::record;
 use crate::server::{self, Answer, Ask, Command, Shared};
 use crate::signals::Signals;
-use crate::sync::{self, Syncing};
 
-/// How long the end waits for clients that do not acknowledge.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// How many questions may wait for the driver; the clients that ask more wait with them.
 const QUEUE: usize = 64;
 
-/// Runs a container to its end. `creator` is the command that created it, still connected.
-pub(crate) async fn run(owned: Owned, spec: &Spec, creator: Option<Creator>) -> Result<()> {
+/// Runs a container to its end. `creator` is the command that created it, still connected; without one
+/// the container was taken over.
+pub(crate) async fn run(owned: Owned, spec: &Spec, creator: Option<Creator>, keep: Keep) -> Result<()> {
     let settings = Settings::of(spec)?;
     let paths = owned.paths();
     let cgroup = Cgroup::open(&owned.facts.state.cgroup_path)?;
@@ -65,7 +64,10 @@ pub(crate) async fn run(owned: Owned, spec: &Spec, creator: Option<Creator>) -> 
     tokio::task::spawn_local(pump.run(drain_order));
 
     let (commands, inbox) = mpsc::channel(QUEUE);
+    let keep = Rc::new(keep);
+    let notices = keep.notices()?;
     let shared = Rc::new(Shared {
+        keep: keep.clone(),
         commands,
         progress,
         stdin: owned.stdin.into(),
@@ -83,20 +85,29 @@ pub(crate) async fn run(owned: Owned, spec: &Spec, creator: Option<Creator>) -> 
     }
     tokio::task::spawn_local(server::listen(listener, shared.clone()));
 
-    let machine = Machine::created(
-        owned.facts.state.id.to_string(),
+    let Facts { roots, state, log, memory, kill_at } = owned.facts;
+    let machine = Machine::resume(
+        state.id.to_string(),
         settings.stop_signal,
         Duration::from_secs(settings.stop_timeout),
+        state.status,
+        memory.clone(),
     );
+    let left = |at: Timestamp| at.duration_since(Timestamp::now()).try_into().unwrap_or(Duration::ZERO);
     let known = Known::default();
-    known.add(owned.facts.state.init.map_or(0, |init| init.pid));
+    known.add(state.init.map_or(0, |init| init.pid));
     let driver = Driver {
         machine,
         spec,
         settings,
         paths,
-        roots: owned.facts.roots,
-        state: owned.facts.state,
+        roots,
+        state,
+        log,
+        keep,
+        notices,
+        remembered: memory,
+        kill_at,
         cgroup,
         pidfd: fd::watch(owned.pidfd, "init")?,
         ending: owned.ending,
@@ -107,7 +118,7 @@ pub(crate) async fn run(owned: Owned, spec: &Spec, creator: Option<Creator>) -> 
         inbox,
         answers: HashMap::new(),
         execs: HashMap::new(),
-        deadline: None,
+        deadline: kill_at.and_then(|at| tokio::time::Instant::now().checked_add(left(at))),
         lock: Some(podrun::state::lock::Lock::from_fd(owned.lock)),
         finishing: false,
         known,
@@ -116,14 +127,21 @@ pub(crate) async fn run(owned: Owned, spec: &Spec, creator: Option<Creator>) -> 
     driver.run().await
 }
 
-struct Driver<'a> {
-    machine: Machine,
+pub(crate) struct Driver<'a> {
+    pub(crate) machine: Machine,
     spec: &'a Spec,
-    settings: Settings,
-    paths: ContainerPaths,
-    roots: podrun::paths::Roots,
-    state: State,
-    cgroup: Option<Cgroup>,
+    pub(crate) settings: Settings,
+    pub(crate) paths: ContainerPaths,
+    pub(crate) roots: podrun::paths::Roots,
+    pub(crate) state: State,
+    log: LogPosition,
+    pub(crate) keep: Rc<Keep>,
+    notices: Notices,
+    /// What the keeper has of the machine's memory.
+    remembered: Memory,
+    /// When `deadline` is.
+    kill_at: Option<Timestamp>,
+    pub(crate) cgroup: Option<Cgroup>,
     pidfd: AsyncFd<OwnedFd>,
     /// Where a minimal init tells how the command ended.
     ending: Option<OwnedFd>,
@@ -132,22 +150,23 @@ struct Driver<'a> {
     /// What comes through the gate after it was opened.
     gate: Option<JoinHandle<Result<Vec<u8>>>>,
     drain: Option<oneshot::Sender<Drain>>,
-    shared: Rc<Shared>,
-    inbox: mpsc::Receiver<Command>,
+    pub(crate) shared: Rc<Shared>,
+    pub(crate) inbox: mpsc::Receiver<Command>,
     answers: HashMap<Ticket, oneshot::Sender<Answer>>,
     /// What an exec needs, between its request and the machine's word.
     execs: HashMap<Ticket, (Box<Exec>, [OwnedFd; 3])>,
     deadline: Option<tokio::time::Instant>,
-    lock: Option<podrun::state::lock::Lock>,
+    pub(crate) lock: Option<podrun::state::lock::Lock>,
     finishing: bool,
-    known: Known,
-    record: Option<ExitRecord>,
+    pub(crate) known: Known,
+    pub(crate) record: Option<ExitRecord>,
 }
 
 impl Driver<'_> {
     async fn run(mut self) -> Result<()> {
         let mut signals = Signals::new()?;
         let mut init_lives = true;
+        self.go_on().await?;
         while !self.finishing {
             let deadline = self.deadline;
             tokio::select! {
@@ -160,11 +179,13 @@ impl Driver<'_> {
                         let outcome = join(gate).await;
                         self.on(Event::Gate(outcome)).await;
                     }
-                    let ending = self.true_ending(ending?);
+                    ending?;
+                    let ending = self.true_ending();
                     self.on(Event::InitEnded(ending)).await;
                 }
                 () = signals.terminate.comes() => self.on(Event::Terminate).await,
                 () = signals.child.comes() => self.known.reap_strays(),
+                notice = self.notices.next() => self.notice(notice),
                 () = sleep_until(deadline), if deadline.is_some() => {
                     self.deadline = None;
                     self.on(Event::TimeUp).await;
@@ -175,18 +196,74 @@ impl Driver<'_> {
         self.finish().await
     }
 
+    /// What a shim that died has left in the middle.
+    async fn go_on(&mut self) -> Result<()> {
+        if let Some(record) = publish::read_json::<ExitRecord>(&self.paths.run_exit())? {
+            // The record of this run: one of an earlier run is removed before the next begins.
+            self.state.status = Status::Stopped;
+            self.state.reason.clone_from(&record.reason);
+            self.record = Some(record.clone());
+            self.keep.order(Order::ReapInit);
+            // All of it was logged before that record; this tells the followers.
+            self.drain().await;
+            self.on(Event::Recorded(Box::new(record))).await;
+        } else if self.remembered.starting {
+            // It may have died before it said go. A second one is not heard.
+            if let Err(error) = self.open_gate() {
+                self.on(Event::Gate(Err(error))).await;
+            }
+        } else if self.state.status == Status::Running {
+            self.rest();
+        }
+        Ok(())
+    }
+
+    fn notice(&mut self, notice: Option<Exit>) {
+        match notice {
+            Some(exit) => tracing::debug!("process {} ended: {}", exit.pid, exit.status),
+            None => {
+                self.keep.lost();
+                tracing::warn!("the keeper is gone: nobody replaces this shim when it dies");
+                self.state.keeper = None;
+                self.write_state();
+            }
+        }
+    }
+
+    /// Has the keeper hold what must outlive this shim.
+    fn remember(&mut self, memory: Memory) {
+        let facts = Facts {
+            roots: self.roots.clone(),
+            state: self.state.clone(),
+            log: self.log,
+            memory: memory.clone(),
+            kill_at: self.kill_at,
+        };
+        match facts.hand_over(&self.keep, &[]) {
+            Ok(()) => self.remembered = memory,
+            Err(error) => tracing::warn!("{error}"),
+        }
+    }
+
+    fn write_state(&self) {
+        if let Err(error) = store::write_state(&self.paths, &self.state, Durability::Atomic) {
+            tracing::warn!("{error}");
+        }
+    }
+
     async fn gate_opened(&mut self, outcome: Result<()>) {
         self.gate = None;
         self.on(Event::Gate(outcome)).await;
     }
 
-    async fn command(&mut self, command: Command) {
+    pub(crate) async fn command(&mut self, command: Command) {
         let ticket = command.ticket;
         if let Some(answer) = command.answer {
             self.answers.insert(ticket, answer);
         }
         let event = match command.ask {
-            Ask::Plain(Request::Start) => Event::Start(ticket),
+            Ask::Plain(Request::Start) => Event::Start { ticket, again: false },
+            Ask::Plain(Request::StartAgain) => Event::Start { ticket, again: true },
             Ask::Plain(Request::Signal { signal, all }) => Event::Signal { ticket, signal, all },
             Ask::Plain(Request::Stop { timeout }) => {
                 Event::Stop { ticket, timeout: timeout.map(Duration::from_secs) }
@@ -214,6 +291,9 @@ impl Driver<'_> {
             for action in self.machine.on(event) {
                 events.extend(self.perform(action).await);
             }
+            if self.remembered != *self.machine.memory() {
+                self.remember(self.machine.memory().clone());
+            }
         }
     }
 
@@ -228,7 +308,10 @@ impl Driver<'_> {
             }
             Action::KillAll => self.kill_all(),
             // So far away that it never comes: no deadline.
-            Action::Arm(time) => self.deadline = tokio::time::Instant::now().checked_add(time),
+            Action::Arm(time) => {
+                self.deadline = tokio::time::Instant::now().checked_add(time);
+                self.kill_at = Timestamp::now().checked_add(time).ok();
+            }
             Action::Exec(ticket) => self.exec(ticket),
             Action::Record(verdict) => return Some(self.record(verdict).await),
             Action::Finish => self.finishing = true,
@@ -236,7 +319,7 @@ impl Driver<'_> {
         None
     }
 
-    fn answer(&mut self, ticket: Ticket, reply: Reply) {
+    pub(crate) fn answer(&mut self, ticket: Ticket, reply: Reply) {
         if let Some(answer) = self.answers.remove(&ticket) {
             let _ = answer.send(Answer::Reply(reply, self.shared.ledger.unsent()));
         }
@@ -246,6 +329,8 @@ impl Driver<'_> {
         let Some(gate) = self.closed_gate.take() else {
             return Err(Error::failed(format!("start container {}", self.state.id), "its gate is gone"));
         };
+        // Whoever finds the gate open must know that it may be.
+        self.remember(self.machine.memory().clone());
         launch::gate::go(&gate)?;
         self.gate = Some(tokio::task::spawn_local(fd::read_to_end(gate)));
         Ok(())
@@ -254,9 +339,13 @@ impl Driver<'_> {
     fn running(&mut self) {
         self.state.status = Status::Running;
         self.state.started_at = Some(Timestamp::now());
-        if let Err(error) = store::write_state(&self.paths, &self.state, Durability::Atomic) {
-            tracing::warn!("{error}");
-        }
+        self.write_state();
+        self.keep.let_go(Slot::Gate);
+        self.rest();
+    }
+
+    /// Gives back what the beginning took, once everyone was answered.
+    fn rest(&self) {
         let ledger = self.shared.ledger.clone();
         tokio::task::spawn_local(async move {
             // What launching and starting took is given back before the long wait begins.
@@ -267,12 +356,13 @@ impl Driver<'_> {
         });
     }
 
-    fn deliver(&self, signal: i32, all: bool) -> Result<Delivery> {
+    fn deliver(&mut self, signal: i32, all: bool) -> Result<Delivery> {
         if !(0..=sys::signal::MAX).contains(&signal) {
             return Err(Error::usage(format!("signal {signal}"), "is not one that Linux knows"));
         }
         let init = self.state.init.map_or(0, |init| init.pid);
         if all && signal == SIGKILL {
+            self.intend_to_kill(signal);
             self.kill_all();
             return Ok(Delivery::Fatal);
         }
@@ -285,6 +375,9 @@ impl Driver<'_> {
         let deaf = || self.closed_gate.is_some() || !child::hears(init, signal);
         let fatal = signal == SIGKILL || (child::terminates_by_default(signal) && deaf());
         let sent = if fatal { SIGKILL } else { signal };
+        if fatal {
+            self.intend_to_kill(signal);
+        }
         sys::signal::send(&self.pidfd, sent)
             .map_err(|error| Error::io("signal container", self.state.id.as_str(), &error))?;
         for pidfd in others {
@@ -292,6 +385,14 @@ impl Driver<'_> {
             let _ = sys::signal::send(pidfd, signal);
         }
         Ok(if fatal { Delivery::Fatal } else { Delivery::Sent })
+    }
+
+    /// Init is about to be ended in the name of `signal`: whoever sees its end must know.
+    fn intend_to_kill(&mut self, signal: i32) {
+        let mut memory = self.machine.memory().clone();
+        memory.ended_as.get_or_insert(signal);
+        memory.killed = true;
+        self.remember(memory);
     }
 
     fn kill_all(&self) {
@@ -325,122 +426,38 @@ impl Driver<'_> {
     }
 
     /// How the command ended: as its minimal init tells, where there is one.
-    fn true_ending(&self, ending: podrun::state::Ending) -> podrun::state::Ending {
+    fn true_ending(&self) -> Option<podrun::state::Ending> {
+        let ending = self.state.init.and_then(|init| child::ending_of(init, self.pidfd.as_fd()));
         let mut status = [0; 4];
         let told = self.ending.as_ref().and_then(|fd| rustix::io::read(fd, &mut status).ok());
         match told {
-            Some(4) => child::from_raw_status(i32::from_le_bytes(status)).unwrap_or(ending),
+            Some(4) => child::from_raw_status(i32::from_le_bytes(status)).or(ending),
             _ => ending,
         }
+    }
+
+    /// Has what is in the pipes logged; whether all of it was.
+    async fn drain(&mut self) -> bool {
+        let (done, drained) = oneshot::channel();
+        self.drain.take().is_some_and(|drain| drain.send(done).is_ok()) && drained.await.unwrap_or(false)
     }
 
     /// The container's end, up to the first copy of its record.
     async fn record(&mut self, verdict: Verdict) -> Event {
         self.deadline = None;
         let mut record = record::measure(&self.state, &verdict, self.cgroup.as_ref());
-        let (done, drained) = oneshot::channel();
-        if self.drain.take().is_some_and(|drain| drain.send(done).is_ok()) {
-            record.logs_drained = drained.await.unwrap_or(false);
-        }
+        record.logs_drained = self.drain().await;
         self.state.status = Status::Stopped;
         self.state.reason.clone_from(&record.reason);
         if let Err(error) = publish::json(&self.paths.run_exit(), &record, Durability::Atomic) {
             tracing::warn!("{error}");
         }
-        if let Err(error) = child::reap(self.pidfd.as_fd()) {
-            tracing::warn!("{error}");
+        if child::reap(self.pidfd.as_fd()).is_err() {
+            // Another's child by now: the keeper's, unless that one died too.
+            self.keep.order(Order::ReapInit);
         }
         self.record = Some(record.clone());
         Event::Recorded(Box::new(record))
-    }
-
-    /// Everything after the exit record: nothing here can change the answer any more.
-    async fn finish(mut self) -> Result<()> {
-        let ledger = self.shared.ledger.clone();
-        self.serving(tokio::time::timeout(PATIENCE, ledger.all_sent())).await;
-        self.clean_cgroup();
-        let syncing = match self.is_unwanted() {
-            true => None,
-            false => self.write_durably().inspect_err(|error| tracing::error!("{error}")).ok(),
-        };
-        if self.is_unwanted() {
-            // The files are about to go: who still reads them has a moment to say so.
-            self.serving(tokio::time::timeout(PATIENCE, ledger.all_settled())).await;
-        }
-        if let Some(syncing) = syncing {
-            self.serving_until_unwanted(syncing.done()).await;
-        }
-        if self.is_unwanted() {
-            self.delete();
-            let _ = tokio::time::timeout(PATIENCE, ledger.all_sent()).await;
-        } else {
-            let _ = std::fs::remove_file(self.paths.socket());
-        }
-        Ok(())
-    }
-
-    /// Goes on serving clients until `done`.
-    async fn serving<T>(&mut self, done: impl Future<Output = T>) {
-        tokio::pin!(done);
-        loop {
-            tokio::select! {
-                biased;
-                Some(command) = self.inbox.recv() => self.command(command).await,
-                _ = &mut done => return,
-            }
-        }
-    }
-
-    /// Goes on serving clients until `done`, which is of no interest once the container has to go.
-    async fn serving_until_unwanted(&mut self, done: impl Future<Output = Result<()>>) {
-        tokio::pin!(done);
-        while !self.is_unwanted() {
-            tokio::select! {
-                biased;
-                Some(command) = self.inbox.recv() => self.command(command).await,
-                result = &mut done => {
-                    let _ = result.inspect_err(|error| tracing::error!("{error}"));
-                    return;
-                }
-            }
-        }
-    }
-
-    /// Whether the container goes with its shim.
-    fn is_unwanted(&self) -> bool {
-        self.settings.rm || !self.machine.deleters().is_empty()
-    }
-
-    fn clean_cgroup(&mut self) {
-        if let Some(cgroup) = self.cgroup.take() {
-            let path = cgroup.path().to_owned();
-            let result = cgroup.kill().and_then(|()| cgroup::remove(&path));
-            if let Err(error) = result {
-                tracing::warn!("{error}");
-            }
-        }
-    }
-
-    /// Publishes the durable copies, and has them seen onto the disk.
-    fn write_durably(&self) -> Result<Syncing> {
-        if let Some(record) = &self.record {
-            publish::json(&self.paths.exit(), record, Durability::Atomic)?;
-        }
-        store::write_state(&self.paths, &self.state, Durability::Atomic)?;
-        sync::begin(&self.paths, &self.known)
-    }
-
-    /// Removes the container; whoever asked for it is answered after the last trace is gone.
-    fn delete(&mut self) {
-        let result = store::remove(&self.roots, &self.state.id)
-            .and_then(|()| self.lock.take().map_or(Ok(()), |lock| lock.remove(&self.paths.lock)));
-        for ticket in self.machine.deleters().to_vec() {
-            let reply = match &result {
-                Ok(()) => Reply::Done,
-                Err(error) => Reply::Refused(error.clone()),
-            };
-            self.answer(ticket, reply);
-        }
     }
 }
 
@@ -470,15 +487,11 @@ async fn join(gate: impl Future<Output = Result<Result<Vec<u8>>, tokio::task::Jo
     }
 }
 
-/// How init ended, once it has; it stays a zombie.
-async fn ended(pidfd: &AsyncFd<OwnedFd>) -> Result<podrun::state::Ending> {
-    loop {
-        let mut guard = pidfd.readable().await.map_err(|error| Error::io("watch", "init", &error))?;
-        match child::look(pidfd.as_fd())? {
-            Some(ending) => return Ok(ending),
-            None => guard.clear_ready(),
-        }
-    }
+/// Waits for the end of init; it stays a zombie. A pidfd becomes readable then, and at nothing else.
+async fn ended(pidfd: &AsyncFd<OwnedFd>) -> Result<()> {
+    let guard = pidfd.readable().await.map_err(|error| Error::io("watch", "init", &error))?;
+    drop(guard);
+    Ok(())
 }
 
 async fn sleep_until(deadline: Option<tokio::time::Instant>) {

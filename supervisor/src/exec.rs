@@ -3,6 +3,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
+use std::time::Duration;
 
 use podrun::error::Result;
 use podrun::launch::{self, Execed};
@@ -22,11 +23,21 @@ pub(crate) struct Running {
     pub(crate) pid: i32,
     /// Whether its command was executed.
     pub(crate) started: oneshot::Receiver<Result<()>>,
-    /// How it ended, and the debt that is settled once its client was told.
-    pub(crate) ended: oneshot::Receiver<(Ending, Debt)>,
+    /// How it ended, and what is dropped once its client was told.
+    pub(crate) ended: oneshot::Receiver<(Ending, Told)>,
     /// The way to signal it.
     pub(crate) signals: Signals,
 }
+
+/// Dropped once the client was told, or is gone.
+#[derive(Debug)]
+pub(crate) struct Told {
+    _debt: Debt,
+    _told: oneshot::Sender<()>,
+}
+
+/// How long a process that has ended waits for its client to be told.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The way to signal a process that may have been reaped: a pidfd never means another one.
 #[derive(Debug)]
@@ -54,19 +65,27 @@ pub(crate) fn watch(execed: Execed, ledger: &Ledger, known: &Known) -> Result<Ru
             Err(error) => Err(error),
         };
         let _ = started_sender.send(outcome);
-        let ending = reaped(&process).await;
-        known.remove(pid);
-        if let Some(ending) = ending {
-            let _ = ended_sender.send((ending, debt));
+        // Told first: if this shim dies in between, the next one finds the zombie with the keeper.
+        if let Some(ending) = end_of(&process).await {
+            let (told_sender, told) = oneshot::channel();
+            if ended_sender.send((ending, Told { _debt: debt, _told: told_sender })).is_ok() {
+                // A zombie holds up the end of its namespace's init, and so no client may hold it up.
+                let _ = tokio::time::timeout(PATIENCE, told).await;
+            }
         }
+        if let Err(error) = child::reap(process.as_fd()) {
+            tracing::warn!("process {pid}: {error}");
+        }
+        known.remove(pid);
     });
     Ok(Running { pid: execed.pid, started, ended, signals: Signals(pidfd) })
 }
 
-async fn reaped(pidfd: &AsyncFd<OwnedFd>) -> Option<Ending> {
+/// How it ended, once it has; it stays a zombie.
+async fn end_of(pidfd: &AsyncFd<OwnedFd>) -> Option<Ending> {
     loop {
         let mut guard = pidfd.readable().await.ok()?;
-        match child::reap(pidfd.as_fd()) {
+        match child::look(pidfd.as_fd()) {
             Ok(Some(ending)) => return Some(ending),
             Ok(None) => guard.clear_ready(),
             Err(error) => {

@@ -18,8 +18,9 @@ use std::time::Duration;
 
 use podrun::error::{Error, Kind};
 use podrun::protocol::Reply;
-use podrun::state::{Ending, ExitRecord};
+use podrun::state::{Ending, ExitRecord, Status};
 use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
 
 /// One request that waits for its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -48,8 +49,8 @@ pub(crate) enum Delivery {
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// A client wants the command to run.
-    Start(Ticket),
+    /// A client wants the command to run; `again` where it has said so to a shim that died.
+    Start { ticket: Ticket, again: bool },
     /// A client sends a signal.
     Signal { ticket: Ticket, signal: i32, all: bool },
     /// A client wants the container to stop.
@@ -71,7 +72,8 @@ pub(crate) enum Event {
     /// SIGTERM to the shim.
     Terminate,
     /// Init has ended; it is not reaped yet.
-    InitEnded(Ending),
+    /// How is `None` where nobody can tell.
+    InitEnded(Option<Ending>),
     /// The exit record is written.
     Recorded(Box<ExitRecord>),
 }
@@ -102,8 +104,8 @@ pub(crate) enum Action {
 /// What the exit record says beyond what can be measured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Verdict {
-    /// How init ended, in the name of the signal that podrun ended it for.
-    pub(crate) ending: Ending,
+    /// How init ended, in the name of the signal that podrun ended it for; `None` where nobody knows.
+    pub(crate) ending: Option<Ending>,
     /// Init was ended by a SIGKILL that podrun did not send.
     pub(crate) killed_by_other: bool,
     /// The command was never executed, and this is why.
@@ -113,10 +115,26 @@ pub(crate) struct Verdict {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Phase {
     Created,
-    Starting(Ticket),
+    Starting,
     Running,
     Ending,
     Ended(Box<ExitRecord>),
+}
+
+/// What was decided and must outlive this shim.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Memory {
+    /// The gate was opened, and what came of it is not known yet.
+    pub(crate) starting: bool,
+    /// `stop` has begun: its signal was sent.
+    pub(crate) stopping: bool,
+    /// The signal in whose name podrun ended init.
+    pub(crate) ended_as: Option<i32>,
+    /// podrun sent SIGKILL.
+    pub(crate) killed: bool,
+    /// Why the command was not executed.
+    pub(crate) start_failed: Option<Error>,
 }
 
 /// The container's life.
@@ -126,14 +144,9 @@ pub(crate) struct Machine {
     stop_signal: i32,
     stop_timeout: Duration,
     phase: Phase,
-    /// `stop` has begun: its signal was sent.
-    stopping: bool,
-    /// The signal in whose name podrun ended init.
-    ended_as: Option<i32>,
-    /// podrun sent SIGKILL.
-    killed: bool,
-    start_failed: Option<Error>,
-    starter: Option<Ticket>,
+    memory: Memory,
+    /// Those who want the command to run, until it does.
+    starters: Vec<Ticket>,
     waiters: Vec<Ticket>,
     /// `kill` and `stop` requests that are answered once the record is written.
     enders: Vec<Ticket>,
@@ -141,22 +154,37 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// A container that was just created.
-    pub(crate) fn created(name: String, stop_signal: i32, stop_timeout: Duration) -> Self {
+    /// A container as `status` says that it is, and as `memory` tells of what was decided before.
+    pub(crate) fn resume(
+        name: String,
+        stop_signal: i32,
+        stop_timeout: Duration,
+        status: Status,
+        memory: Memory,
+    ) -> Self {
+        let phase = match status {
+            Status::Creating | Status::Created if memory.starting || memory.start_failed.is_some() => {
+                Phase::Starting
+            }
+            Status::Creating | Status::Created => Phase::Created,
+            _ => Phase::Running,
+        };
         Self {
             name,
             stop_signal,
             stop_timeout,
-            phase: Phase::Created,
-            stopping: false,
-            ended_as: None,
-            killed: false,
-            start_failed: None,
-            starter: None,
+            phase,
+            memory,
+            starters: Vec::new(),
             waiters: Vec::new(),
             enders: Vec::new(),
             deleters: Vec::new(),
         }
+    }
+
+    /// What must outlive this shim.
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     /// Those who wait for the container to be gone. Not empty: it must be deleted.
@@ -167,7 +195,7 @@ impl Machine {
     /// The next step.
     pub(crate) fn on(&mut self, event: Event) -> Vec<Action> {
         match event {
-            Event::Start(ticket) => self.start(ticket),
+            Event::Start { ticket, again } => self.start(ticket, again),
             Event::Signal { ticket, signal, all } => self.signal(ticket, signal, all),
             Event::Stop { ticket, timeout } => self.stop(ticket, timeout),
             Event::Wait(ticket) => match &self.phase {
@@ -200,13 +228,20 @@ impl Machine {
         }
     }
 
-    fn start(&mut self, ticket: Ticket) -> Vec<Action> {
+    fn start(&mut self, ticket: Ticket, again: bool) -> Vec<Action> {
         match self.phase {
             Phase::Created => {
-                self.phase = Phase::Starting(ticket);
+                self.phase = Phase::Starting;
+                self.memory.starting = true;
+                self.starters.push(ticket);
                 vec![Action::OpenGate]
             }
-            Phase::Starting(_) | Phase::Running => {
+            Phase::Starting if again => {
+                self.starters.push(ticket);
+                vec![]
+            }
+            Phase::Running if again => vec![Action::Answer(ticket, Reply::Done)],
+            Phase::Starting | Phase::Running => {
                 vec![self.refuse(ticket, "is already running", None)]
             }
             // Not answered: the client finds the connection closed, the container stopped, and
@@ -216,16 +251,19 @@ impl Machine {
     }
 
     fn gate(&mut self, outcome: Result<(), Error>) -> Vec<Action> {
-        let Phase::Starting(ticket) = self.phase else { return vec![] };
+        if self.phase != Phase::Starting {
+            return vec![];
+        }
+        self.memory.starting = false;
         match outcome {
             Ok(()) => {
                 self.phase = Phase::Running;
-                vec![Action::Running, Action::Answer(ticket, Reply::Done)]
+                let done = |ticket| Action::Answer(ticket, Reply::Done);
+                std::iter::once(Action::Running).chain(self.starters.drain(..).map(done)).collect()
             }
             Err(error) => {
                 // Init is about to end; its starter is told once the record says so too.
-                self.start_failed = Some(error);
-                self.starter = Some(ticket);
+                self.memory.start_failed = Some(error);
                 vec![]
             }
         }
@@ -256,7 +294,7 @@ impl Machine {
         if matches!(self.phase, Phase::Ending | Phase::Ended(_)) {
             return vec![];
         }
-        let again = std::mem::replace(&mut self.stopping, true);
+        let again = std::mem::replace(&mut self.memory.stopping, true);
         let mut actions = Vec::new();
         // A second `stop` may shorten or lengthen the wait; the signal is sent once.
         if !again || timeout.is_some() {
@@ -271,8 +309,8 @@ impl Machine {
     fn delivered(&mut self, sender: Sender, signal: i32, delivery: Delivery) -> Vec<Action> {
         match (delivery, sender) {
             (Delivery::Fatal, sender) => {
-                self.ended_as.get_or_insert(signal);
-                self.killed = true;
+                self.memory.ended_as.get_or_insert(signal);
+                self.memory.killed = true;
                 match (sender, &self.phase) {
                     (Sender::Client(ticket), Phase::Ended(_)) => vec![Action::Answer(ticket, Reply::Done)],
                     (Sender::Client(ticket), _) => {
@@ -293,13 +331,13 @@ impl Machine {
     }
 
     fn kill_all(&mut self) -> Vec<Action> {
-        self.killed = true;
+        self.memory.killed = true;
         vec![Action::KillAll]
     }
 
     fn delete(&mut self, ticket: Ticket, force: bool) -> Vec<Action> {
         match self.phase {
-            Phase::Starting(_) | Phase::Running if !force => {
+            Phase::Starting | Phase::Running if !force => {
                 let hint = format!("stop it first, or use `podrun delete -f {}`", self.name);
                 vec![self.refuse(ticket, "is running", Some(hint))]
             }
@@ -307,31 +345,28 @@ impl Machine {
                 self.deleters.push(ticket);
                 vec![]
             }
-            Phase::Created | Phase::Starting(_) | Phase::Running => {
+            Phase::Created | Phase::Starting | Phase::Running => {
                 self.deleters.push(ticket);
                 self.kill_all()
             }
         }
     }
 
-    fn init_ended(&mut self, ending: Ending) -> Vec<Action> {
+    fn init_ended(&mut self, ending: Option<Ending>) -> Vec<Action> {
         if matches!(self.phase, Phase::Ending | Phase::Ended(_)) {
             return vec![];
         }
-        if let Phase::Starting(ticket) = self.phase {
-            self.starter = Some(ticket);
-        }
         self.phase = Phase::Ending;
         let sigkill = Signal::KILL.as_raw();
-        let was_killed = matches!(ending, Ending::Signaled { signal, .. } if signal == sigkill);
-        let ending = match self.ended_as {
-            Some(signal) if was_killed => Ending::Signaled { signal, core: false },
+        let was_killed = matches!(ending, Some(Ending::Signaled { signal, .. }) if signal == sigkill);
+        let ending = match self.memory.ended_as {
+            Some(signal) if was_killed => Some(Ending::Signaled { signal, core: false }),
             _ => ending,
         };
         vec![Action::Record(Verdict {
             ending,
-            killed_by_other: was_killed && !self.killed,
-            start_failed: self.start_failed.clone(),
+            killed_by_other: was_killed && !self.memory.killed,
+            start_failed: self.memory.start_failed.clone(),
         })]
     }
 
@@ -343,8 +378,8 @@ impl Machine {
         for ticket in std::mem::take(&mut self.enders) {
             actions.push(Action::Answer(ticket, Reply::Done));
         }
-        if let Some(ticket) = self.starter.take() {
-            let error = self.start_failed.take().unwrap_or_else(|| {
+        for ticket in std::mem::take(&mut self.starters) {
+            let error = self.memory.start_failed.clone().unwrap_or_else(|| {
                 Error::failed(format!("container {}", self.name), "ended before its command was executed")
             });
             actions.push(Action::Answer(ticket, Reply::Refused(error)));
@@ -378,12 +413,12 @@ mod tests {
     const TERM: i32 = 15;
 
     fn machine() -> Machine {
-        Machine::created("c".into(), TERM, Duration::from_secs(10))
+        Machine::resume("c".into(), TERM, Duration::from_secs(10), Status::Created, Memory::default())
     }
 
     fn running() -> Machine {
         let mut machine = machine();
-        assert_eq!(machine.on(Event::Start(Ticket(0))), [Action::OpenGate]);
+        assert_eq!(machine.on(Event::Start { ticket: Ticket(0), again: false }), [Action::OpenGate]);
         let actions = machine.on(Event::Gate(Ok(())));
         assert_eq!(actions, [Action::Running, Action::Answer(Ticket(0), Reply::Done)]);
         machine
@@ -400,9 +435,9 @@ mod tests {
         let sender = Sender::Client(Ticket(1));
         let delivered = Event::Delivered { sender, signal: TERM, delivery: Delivery::Fatal };
         assert_eq!(machine.on(delivered), []);
-        let ended = machine.on(Event::InitEnded(Ending::Signaled { signal: 9, core: false }));
+        let ended = machine.on(Event::InitEnded(Some(Ending::Signaled { signal: 9, core: false })));
         let [Action::Record(verdict)] = &ended[..] else { panic!("{ended:?}") };
-        assert_eq!(verdict.ending, Ending::Signaled { signal: TERM, core: false });
+        assert_eq!(verdict.ending, Some(Ending::Signaled { signal: TERM, core: false }));
         assert!(!verdict.killed_by_other);
         let answers = machine.on(Event::Recorded(record()));
         assert_eq!(answers, [Action::Answer(Ticket(1), Reply::Done), Action::Finish]);
@@ -410,7 +445,7 @@ mod tests {
 
     #[test]
     fn a_sigkill_from_elsewhere_is_told_apart() {
-        let ended = running().on(Event::InitEnded(Ending::Signaled { signal: 9, core: false }));
+        let ended = running().on(Event::InitEnded(Some(Ending::Signaled { signal: 9, core: false })));
         let [Action::Record(verdict)] = &ended[..] else { panic!("{ended:?}") };
         assert!(verdict.killed_by_other);
     }
@@ -439,7 +474,7 @@ mod tests {
             (1..65).prop_map(|signal| Ending::Signaled { signal, core: false }),
         ];
         prop_oneof![
-            4 => Just(Event::Start(Ticket(0))),
+            4 => Just(Event::Start { ticket: Ticket(0), again: false }),
             2 => Just(Event::Gate(Ok(()))),
             1 => Just(Event::Gate(Err(Error::failed("a", "b")))),
             2 => (1..65).prop_map(|signal| Event::Signal { ticket: Ticket(0), signal, all: false }),
@@ -449,7 +484,7 @@ mod tests {
             1 => Just(Event::Exec(Ticket(0))),
             1 => Just(Event::TimeUp),
             1 => Just(Event::Terminate),
-            1 => ending.prop_map(Event::InitEnded),
+            1 => ending.prop_map(|ending| Event::InitEnded(Some(ending))),
         ]
     }
 
@@ -463,11 +498,11 @@ mod tests {
             let (mut gates, mut records, mut finished) = (0, 0, 0);
             let mut owed: HashMap<Ticket, bool> = HashMap::new();
             let mut next = 1;
-            let end = Event::InitEnded(Ending::Exited(0));
+            let end = Event::InitEnded(Some(Ending::Exited(0)));
             for mut event in events.into_iter().chain([end]) {
                 if let Event::Gate(_) = event && gates == 0 { continue; }
                 match &mut event {
-                    Event::Start(ticket) | Event::Wait(ticket) | Event::Exec(ticket)
+                    Event::Start { ticket, .. } | Event::Wait(ticket) | Event::Exec(ticket)
                     | Event::Signal { ticket, .. } | Event::Stop { ticket, .. } | Event::Delete { ticket, .. } => {
                         *ticket = Ticket(next);
                         next += 1;
@@ -475,7 +510,7 @@ mod tests {
                     _ => {}
                 }
                 let answered = match &event {
-                    Event::Start(ticket) => (records == 0).then_some(*ticket),
+                    Event::Start { ticket, .. } => (records == 0).then_some(*ticket),
                     Event::Wait(ticket) | Event::Exec(ticket) | Event::Signal { ticket, .. } => Some(*ticket),
                     Event::Stop { ticket, .. } => Some(*ticket),
                     _ => None,

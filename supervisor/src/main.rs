@@ -5,7 +5,8 @@
 //! control socket, and ends when the container has ended.
 //!
 //! ```text
-//!  bootstrap ──Owned──▶ driver ◀──▶ machine (decides, pure)
+//!  keeper ──fork──▶ shim:
+//!  bootstrap or what the keeper held ──Owned──▶ driver ◀──▶ machine (decides, pure)
 //!                         ├── server: a task for each client of the control socket
 //!                         ├── log: the pump from the pipes to the file
 //!                         ├── exec: a task for each process run inside
@@ -22,6 +23,7 @@ use std::process::ExitCode;
 
 use podrun::error::{Error, Result};
 use podrun::paths::ContainerPaths;
+use podrun::spec::Spec;
 
 mod bootstrap;
 mod child;
@@ -29,6 +31,9 @@ mod connection;
 mod driver;
 mod exec;
 mod fd;
+mod finish;
+mod keep;
+mod keeper;
 mod ledger;
 mod log;
 mod machine;
@@ -37,6 +42,11 @@ mod record;
 mod server;
 mod signals;
 mod sync;
+
+use bootstrap::Creator;
+use keep::Keep;
+use keeper::Role;
+use owned::Owned;
 
 /// The control socket's descriptor.
 const CONTROL: i32 = 3;
@@ -68,22 +78,34 @@ fn main() -> ExitCode {
 fn run() -> Result<()> {
     let control: OwnedFd = podrun::sys::fd::inherited(CONTROL)
         .map_err(|error| Error::io("use", "the control socket", &error).hint(USAGE))?;
-    // What reparents to the shim is reaped by it, and nobody may trace it or read its memory.
+    // Who reparents to one of these two is reaped by it, and nobody may trace it or read its memory.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(|errno| Error::os("become a subreaper", errno))?;
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .map_err(|errno| Error::os("become undumpable", errno))?;
-    let Some(launched) = bootstrap::launch(control, log_to)? else { return Ok(()) };
+    match keeper::split(control)? {
+        Role::First { control, keep } => match bootstrap::launch(control, &keep, log_to)? {
+            Some(launched) => supervise(launched.owned, launched.spec, Some(launched.creator), keep),
+            None => Ok(()),
+        },
+        Role::Next { held, keep, before } => match bootstrap::take_over(*held, &keep, before, log_to)? {
+            Some((owned, spec)) => supervise(owned, spec, None, keep),
+            None => Ok(()),
+        },
+        Role::Over => Ok(()),
+    }
+}
+
+/// A shim, from the moment when it has everything to its end.
+fn supervise(owned: Owned, spec: Spec, creator: Option<Creator>, keep: Keep) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
         .build()
         .map_err(|error| Error::io("start", "the event loop", &error))?;
     let tasks = tokio::task::LocalSet::new();
-    let bootstrap::Launched { owned, spec, creator } = launched;
-    let result = tasks.block_on(&runtime, driver::run(owned, &spec, Some(creator)));
-    // Nothing of what clients still have in flight is of any use: end at once.
-    result
+    // Nothing of what clients still have in flight is of any use afterwards.
+    tasks.block_on(&runtime, driver::run(owned, &spec, creator, keep))
 }
 
 /// Opens `shim.log` when there is something to say, so that a quiet shim has no file open.

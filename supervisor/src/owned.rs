@@ -1,17 +1,21 @@
 //! Everything a shim holds: what it knows, and its descriptors.
 //!
-//! The driver begins with one [`Owned`] and knows no other beginning. Launching makes one; taking
-//! over a container from a dead shim, or from an older release of this program, will make others
-//! from the same parts: [`Owned::pack`] and [`Owned::unpack`] turn it into bytes and descriptors
-//! and back.
+//! The driver begins with one [`Owned`] and knows no other beginning. Launching makes one; what the
+//! keeper holds for the next shim is the same, descriptor by descriptor ([`Slot`]), with the
+//! [`Facts`] as JSON in a memory file: [`Owned::hand_over`] and [`Owned::from_slots`].
 
-use std::os::fd::OwnedFd;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use jiff::Timestamp;
 use podrun::error::{Error, Result};
 use podrun::paths::{ContainerPaths, Roots};
 use podrun::protocol::LogPosition;
 use podrun::state::State;
 use serde::{Deserialize, Serialize};
+
+use crate::keep::{Keep, SLOTS, Slot};
+use crate::machine::Memory;
 
 /// What a shim knows of its container beyond `spec.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +27,19 @@ pub(crate) struct Facts {
     pub(crate) state: State,
     /// How far the log has come.
     pub(crate) log: LogPosition,
+    /// What was decided.
+    pub(crate) memory: Memory,
+    /// When a container that is being stopped is killed.
+    pub(crate) kill_at: Option<Timestamp>,
+}
+
+impl Facts {
+    /// Has the keeper hold these facts, and `fds`.
+    pub(crate) fn hand_over(&self, keep: &Keep, fds: &[(Slot, BorrowedFd<'_>)]) -> Result<()> {
+        let bytes = serde_json::to_vec(self)
+            .map_err(|error| Error::failed("remember the shim's state", error.to_string()))?;
+        keep.hold(self.state.init.map_or(0, |init| init.pid), &bytes, fds)
+    }
 }
 
 /// Everything a shim holds.
@@ -48,54 +65,51 @@ pub(crate) struct Owned {
     pub(crate) stdin: Option<OwnedFd>,
 }
 
-/// The serialised form: the facts, and for each descriptor that may be absent whether it is there.
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Packed {
-    facts: Facts,
-    gate: bool,
-    ending: bool,
-    stdin: bool,
-}
-
 impl Owned {
     /// Every path of the container.
     pub(crate) fn paths(&self) -> ContainerPaths {
         self.facts.roots.container(&self.facts.state.id)
     }
 
-    /// As bytes, and the descriptors in the order that [`Owned::unpack`] expects.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the other ways to begin are built on it"))]
-    pub(crate) fn pack(self) -> Result<(Vec<u8>, Vec<OwnedFd>)> {
-        let packed = Packed {
-            facts: self.facts,
-            gate: self.gate.is_some(),
-            ending: self.ending.is_some(),
-            stdin: self.stdin.is_some(),
-        };
-        let bytes = serde_json::to_vec(&packed)
-            .map_err(|error| Error::failed("pack the shim's state", error.to_string()))?;
-        let always = [self.lock, self.listener, self.pidfd, self.stdout, self.stderr];
-        Ok((bytes, always.into_iter().chain(self.gate).chain(self.ending).chain(self.stdin).collect()))
+    /// Has the keeper hold all of it for the next shim.
+    pub(crate) fn hand_over(&self, keep: &Keep) -> Result<()> {
+        let always = [
+            (Slot::Lock, &self.lock),
+            (Slot::Listener, &self.listener),
+            (Slot::Init, &self.pidfd),
+            (Slot::Stdout, &self.stdout),
+            (Slot::Stderr, &self.stderr),
+        ];
+        let some = [(Slot::Gate, &self.gate), (Slot::Ending, &self.ending), (Slot::Stdin, &self.stdin)];
+        let some = some.into_iter().filter_map(|(slot, fd)| Some((slot, fd.as_ref()?)));
+        let fds: Vec<_> = always.into_iter().chain(some).map(|(slot, fd)| (slot, fd.as_fd())).collect();
+        self.facts.hand_over(keep, &fds)
     }
 
-    /// The inverse of [`Owned::pack`].
-    #[cfg_attr(not(test), expect(dead_code, reason = "the other ways to begin are built on it"))]
-    pub(crate) fn unpack(bytes: &[u8], fds: Vec<OwnedFd>) -> Result<Self> {
-        let wrong = |why: String| Error::failed("unpack the shim's state", why);
-        let packed: Packed = serde_json::from_slice(bytes).map_err(|error| wrong(error.to_string()))?;
-        let mut fds = fds.into_iter();
-        let mut next = || fds.next().ok_or_else(|| wrong("a descriptor is missing".to_owned()));
+    /// What the keeper held for a shim that died.
+    pub(crate) fn from_slots(mut slots: [Option<OwnedFd>; SLOTS]) -> Result<Self> {
+        let wrong = |why: String| Error::failed("take over from a dead shim", why);
+        let facts = slots[Slot::Facts as usize].take().ok_or_else(|| wrong("its state is missing".into()))?;
+        let mut text = Vec::new();
+        // Its offset is where the last one stopped writing, or reading.
+        rustix::fs::seek(&facts, rustix::fs::SeekFrom::Start(0))
+            .map_err(|errno| Error::os("read the shim's state", errno))?;
+        std::fs::File::from(facts)
+            .read_to_end(&mut text)
+            .map_err(|error| Error::io("read", "the shim's state", &error))?;
+        let facts = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
+        let mut take = |slot: Slot| slots[slot as usize].take();
+        let missing = |slot: Slot| move || wrong(format!("its {slot:?} is missing"));
         Ok(Self {
-            facts: packed.facts,
-            lock: next()?,
-            listener: next()?,
-            pidfd: next()?,
-            stdout: next()?,
-            stderr: next()?,
-            gate: packed.gate.then(&mut next).transpose()?,
-            ending: packed.ending.then(&mut next).transpose()?,
-            stdin: packed.stdin.then(&mut next).transpose()?,
+            facts,
+            lock: take(Slot::Lock).ok_or_else(missing(Slot::Lock))?,
+            listener: take(Slot::Listener).ok_or_else(missing(Slot::Listener))?,
+            pidfd: take(Slot::Init).ok_or_else(missing(Slot::Init))?,
+            stdout: take(Slot::Stdout).ok_or_else(missing(Slot::Stdout))?,
+            stderr: take(Slot::Stderr).ok_or_else(missing(Slot::Stderr))?,
+            gate: take(Slot::Gate),
+            ending: take(Slot::Ending),
+            stdin: take(Slot::Stdin),
         })
     }
 }
@@ -104,14 +118,14 @@ impl Owned {
 mod tests {
     use super::*;
     use podrun::state::{Mode, STATE_VERSION, Status};
-    use std::os::fd::AsRawFd;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
     fn fd() -> OwnedFd {
         std::fs::File::open("/dev/null").unwrap().into()
     }
 
     #[test]
-    fn what_a_shim_holds_survives_packing() {
+    fn what_a_shim_holds_survives_in_its_keeper() {
         let state = State {
             version: STATE_VERSION,
             id: "c".parse().unwrap(),
@@ -120,11 +134,13 @@ mod tests {
             boot_id: "b".into(),
             init: None,
             shim: None,
+            keeper: None,
+            adoptions: 0,
             cgroup_path: "/c".into(),
             bundle: "/b".into(),
             rootfs: "/r".into(),
             args: vec![],
-            created_at: jiff::Timestamp::UNIX_EPOCH,
+            created_at: Timestamp::UNIX_EPOCH,
             started_at: None,
             reason: None,
         };
@@ -132,6 +148,8 @@ mod tests {
             roots: Roots::new(None, None).unwrap(),
             state,
             log: LogPosition { rotation: 0, offset: 7 },
+            memory: Memory { killed: true, ..Memory::default() },
+            kill_at: None,
         };
         let owned = Owned {
             facts: facts.clone(),
@@ -144,12 +162,15 @@ mod tests {
             ending: None,
             stdin: Some(fd()),
         };
-        let stdin = owned.stdin.as_ref().unwrap().as_raw_fd();
-        let (bytes, fds) = owned.pack().unwrap();
-        let missing = Owned::unpack(&bytes, vec![fd()]);
-        assert!(missing.is_err());
-        let owned = Owned::unpack(&bytes, fds).unwrap();
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        owned.hand_over(&Keep::new(theirs, rustix::process::getpid())).unwrap();
+        drop(owned);
+        let mut slots = [const { None }; SLOTS];
+        crate::keep::Packet::receive(&ours, &mut slots).unwrap().unwrap();
+        let owned = Owned::from_slots(slots).unwrap();
         assert_eq!(owned.facts, facts);
-        assert_eq!(owned.stdin.unwrap().as_raw_fd(), stdin);
+        assert!(owned.stdin.is_some() && owned.gate.is_none());
+        assert!(Owned::from_slots([const { None }; SLOTS]).is_err());
     }
 }

@@ -7,9 +7,16 @@ use podrun::state::{Ending, ExitRecord, State};
 
 use crate::machine::Verdict;
 
+/// Why nobody knows how a container ended.
+const UNKNOWN: &str = "it ended while no shim and no keeper lived, and another process took its exit status";
+
 /// The record of a container that ended now.
 pub(crate) fn measure(state: &State, verdict: &Verdict, cgroup: Option<&Cgroup>) -> ExitRecord {
-    let mut record = ExitRecord::unknown(state.started_at, "").ended(verdict.ending);
+    let record = ExitRecord::unknown(state.started_at, UNKNOWN);
+    let mut record = match verdict.ending {
+        Some(ending) => record.ended(ending),
+        None => record,
+    };
     record.finished_at = Some(Timestamp::now());
     if let Some(cgroup) = cgroup {
         record.oom_kills = cgroup.oom_kills().unwrap_or(0);

@@ -22,6 +22,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::connection::Connection;
 use crate::exec::Running;
+use crate::keep::{Keep, Slot};
 use crate::ledger::{Debt, Ledger};
 use crate::log::Progress;
 use crate::machine::Ticket;
@@ -63,6 +64,8 @@ pub(crate) enum Answer {
 /// What all clients share.
 #[derive(Debug)]
 pub(crate) struct Shared {
+    /// The way to the keeper.
+    pub(crate) keep: Rc<Keep>,
     /// The way to the driver.
     pub(crate) commands: mpsc::Sender<Command>,
     /// How far the log has come.
@@ -215,7 +218,10 @@ impl Client {
     async fn stdin(&mut self, once: bool) -> Result<()> {
         let writer = match once {
             // The client's copy is the last one: the end of its stdin, or its own, is the container's.
-            true => self.shared.stdin.take().map(Ok),
+            true => {
+                self.shared.keep.let_go(Slot::Stdin);
+                self.shared.stdin.take().map(Ok)
+            }
             false => self.shared.stdin.borrow().as_ref().map(|writer| writer.as_fd().try_clone_to_owned()),
         };
         match writer {

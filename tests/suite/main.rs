@@ -7,6 +7,7 @@ mod bad_input;
 mod exec;
 mod harness;
 mod inside;
+mod keeper;
 mod lifecycle;
 mod lifecycles;
 mod logs;

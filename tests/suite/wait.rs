@@ -117,8 +117,11 @@ fn idle_processes_make_no_system_call(window: Duration) {
     let podrun = Podrun::new();
     podrun.run_detached("c", &busybox(), ["sleep", "100000"]);
     let waiter = podrun.cmd(["wait", "c"]).spawn();
-    // Until the waiter waits: the shim holds its connection, so `exec` behind it is served later.
-    podrun.cmd(["exec", "c", "--", "true"]).exits(0);
+    // Until the waiter waits: the shim holds its connection, so `exec` behind it is served later. What
+    // the first one leaves to do behind its answer is done when the second one is answered.
+    for _ in 0..2 {
+        podrun.cmd(["exec", "c", "--", "true"]).exits(0);
+    }
     let mut subjects = podrun.supervisors();
     assert!(!subjects.is_empty(), "a running container has a shim");
     subjects.push(waiter.pid());

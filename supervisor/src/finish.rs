@@ -1,0 +1,110 @@
+//! The end of a shim, after the exit record: the waiters, the disk, the cgroup, and with `--rm` the
+//! container itself.
+
+use std::time::Duration;
+
+use podrun::cgroup;
+use podrun::error::Result;
+use podrun::protocol::Reply;
+use podrun::state::publish::{self, Durability};
+use podrun::state::store;
+
+use crate::driver::Driver;
+use crate::keep::Order;
+use crate::sync::{self, Syncing};
+
+/// How long the end waits for clients that do not acknowledge.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl Driver<'_> {
+    /// Everything after the exit record: nothing here can change the answer any more.
+    pub(crate) async fn finish(mut self) -> Result<()> {
+        let ledger = self.shared.ledger.clone();
+        self.serving(tokio::time::timeout(PATIENCE, ledger.all_sent())).await;
+        self.clean_cgroup();
+        let syncing = match self.is_unwanted() {
+            true => None,
+            false => self.write_durably().inspect_err(|error| tracing::error!("{error}")).ok(),
+        };
+        if self.is_unwanted() {
+            // The files are about to go: who still reads them has a moment to say so.
+            self.serving(tokio::time::timeout(PATIENCE, ledger.all_settled())).await;
+        }
+        if let Some(syncing) = syncing {
+            self.serving_until_unwanted(syncing.done()).await;
+        }
+        if self.is_unwanted() {
+            self.delete();
+            let _ = tokio::time::timeout(PATIENCE, ledger.all_sent()).await;
+        } else {
+            let _ = std::fs::remove_file(self.paths.socket());
+        }
+        // Last of all: until here the next shim would have to go on.
+        self.keep.order(Order::Release);
+        Ok(())
+    }
+
+    /// Goes on serving clients until `done`.
+    async fn serving<T>(&mut self, done: impl Future<Output = T>) {
+        tokio::pin!(done);
+        loop {
+            tokio::select! {
+                biased;
+                Some(command) = self.inbox.recv() => self.command(command).await,
+                _ = &mut done => return,
+            }
+        }
+    }
+
+    /// Goes on serving clients until `done`, which is of no interest once the container has to go.
+    async fn serving_until_unwanted(&mut self, done: impl Future<Output = Result<()>>) {
+        tokio::pin!(done);
+        while !self.is_unwanted() {
+            tokio::select! {
+                biased;
+                Some(command) = self.inbox.recv() => self.command(command).await,
+                result = &mut done => {
+                    let _ = result.inspect_err(|error| tracing::error!("{error}"));
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Whether the container goes with its shim.
+    fn is_unwanted(&self) -> bool {
+        self.settings.rm || !self.machine.deleters().is_empty()
+    }
+
+    fn clean_cgroup(&mut self) {
+        if let Some(cgroup) = self.cgroup.take() {
+            let path = cgroup.path().to_owned();
+            let result = cgroup.kill().and_then(|()| cgroup::remove(&path));
+            if let Err(error) = result {
+                tracing::warn!("{error}");
+            }
+        }
+    }
+
+    /// Publishes the durable copies, and has them seen onto the disk.
+    fn write_durably(&self) -> Result<Syncing> {
+        if let Some(record) = &self.record {
+            publish::json(&self.paths.exit(), record, Durability::Atomic)?;
+        }
+        store::write_state(&self.paths, &self.state, Durability::Atomic)?;
+        sync::begin(&self.paths, &self.known)
+    }
+
+    /// Removes the container; whoever asked for it is answered after the last trace is gone.
+    fn delete(&mut self) {
+        let result = store::remove(&self.roots, &self.state.id)
+            .and_then(|()| self.lock.take().map_or(Ok(()), |lock| lock.remove(&self.paths.lock)));
+        for ticket in self.machine.deleters().to_vec() {
+            let reply = match &result {
+                Ok(()) => Reply::Done,
+                Err(error) => Reply::Refused(error.clone()),
+            };
+            self.answer(ticket, reply);
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! A shim may die: its keeper makes another one, and nobody notices.
+
+use rustix::process::Signal;
+
+use crate::harness::process::{self, Pidfd, is_alive, parent, wait_for_end};
+use crate::harness::{Podrun, busybox, hang_limit, number};
+
+impl Podrun {
+    /// Kills the container's shim as `kill -9` does, and waits until it is gone.
+    #[track_caller]
+    pub(crate) fn kill_shim(&self, id: &str) {
+        let shim = self.shim_pid(id);
+        process::send(shim, Signal::KILL);
+        wait_for_end(shim);
+    }
+
+    /// The pid of the container's keeper.
+    #[track_caller]
+    pub(crate) fn keeper_pid(&self, id: &str) -> i32 {
+        number(&self.state(id)["shim"]["keeper"])
+    }
+
+    /// Waits until the shim of the day answers.
+    #[track_caller]
+    pub(crate) fn answered(&self, id: &str) {
+        self.cmd(["exec", id, "--", "true"]).exits(0);
+    }
+}
+
+fn stopped(pid: i32) -> bool {
+    process::status_field(pid, "State").is_some_and(|state| state.starts_with('T'))
+}
+
+/// Stops a process, and waits until it is: a signal acts when its receiver next runs.
+#[track_caller]
+fn freeze(pid: i32) {
+    process::send(pid, Signal::STOP);
+    let deadline = std::time::Instant::now() + hang_limit();
+    while !stopped(pid) {
+        assert!(std::time::Instant::now() < deadline, "{} does not stop", process::describe(pid));
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_killed_shim_is_replaced_and_the_container_goes_on() {
+    let podrun = Podrun::new();
+    podrun.run_script("c", "trap 'echo heard; exit 7' USR1; echo ready; while :; do sleep 0.02; done");
+    let (pid, keeper, first) = (podrun.pid("c"), podrun.keeper_pid("c"), podrun.shim_pid("c"));
+    assert_eq!(parent(first), keeper);
+    assert_eq!(podrun.supervisors().len(), 2);
+    podrun.kill_shim("c");
+    podrun.answered("c");
+    let second = podrun.shim_pid("c");
+    assert_ne!(second, first);
+    assert_eq!((parent(second), podrun.keeper_pid("c")), (keeper, keeper));
+    let state = podrun.state("c");
+    assert_eq!((number(&state["pid"]), &state["status"]), (pid, &"running".into()));
+    assert_eq!(number(&state["shim"]["adoptions"]), 1);
+    podrun.cmd(["kill", "c", "USR1"]).exits(0);
+    podrun.cmd(["wait", "c"]).prints("7\n");
+    podrun.cmd(["logs", "c"]).prints("ready\nheard\n");
+    podrun.settle();
+    assert!(podrun.supervisors().is_empty());
+}
+
+#[test]
+fn an_end_between_two_shims_is_known_as_it_was() {
+    let podrun = Podrun::new();
+    let cases = [
+        (&["sh", "-c", "echo ready; read x; exit 42"][..], "42\n"),
+        (&["sh", "-c", "echo ready; kill -9 $$; read x"], "137\n"),
+    ];
+    for (number, (_, code)) in cases.iter().enumerate() {
+        let id = &format!("c{number}");
+        // Only a handler lets PID 1 end by a signal of its own choice; the other one is ended below.
+        let script = "trap 'exit 42' USR1; echo ready; while :; do sleep 0.02; done";
+        podrun.run_script(id, script);
+        let (init, keeper) = (podrun.pid(id), podrun.keeper_pid(id));
+        freeze(keeper);
+        podrun.kill_shim_under(id, keeper);
+        process::send(init, if number == 0 { Signal::USR1 } else { Signal::KILL });
+        Pidfd::open(init).map(|init| init.wait(std::time::Instant::now() + hang_limit()));
+        process::send(keeper, Signal::CONT);
+        podrun.cmd(["wait", id]).prints(code);
+        let record: serde_json::Value =
+            serde_json::from_str(&podrun.cmd(["wait", "--json", id]).ok()).expect("JSON");
+        assert_eq!(record["logsDrained"], true, "{record}");
+        podrun.cmd(["logs", id]).prints("ready\n");
+    }
+}
+
+impl Podrun {
+    /// Kills the shim of a keeper that is stopped: its zombie stays.
+    #[track_caller]
+    fn kill_shim_under(&self, id: &str, keeper: i32) {
+        assert!(stopped(keeper));
+        self.kill_shim(id);
+    }
+}
+
+#[test]
+fn a_created_container_waits_for_its_start_across_shims() {
+    let podrun = Podrun::new();
+    podrun.cmd(["create", "c", "--rootfs", &busybox(), "--", "sh", "-c", "echo hello; exit 3"]).prints("c\n");
+    podrun.kill_shim("c");
+    podrun.cmd(["start", "c"]).prints("c\n");
+    podrun.cmd(["wait", "c"]).prints("3\n");
+    podrun.cmd(["logs", "c"]).prints("hello\n");
+}
+
+#[test]
+fn what_podrun_did_to_init_is_remembered_across_shims() {
+    let podrun = Podrun::new();
+    // Deaf to TERM: it is ended in the name of TERM, and that is what the next shim must tell.
+    podrun.run_detached("c", &busybox(), ["sleep", "1000"]);
+    let keeper = podrun.keeper_pid("c");
+    freeze(keeper);
+    let shim = podrun.shim_pid("c");
+    // It dies as it publishes the exit record: init was ended by podrun's hand, and nothing is written.
+    let inject = ["-e", "trace=/^rename", "-e", "inject=/^rename:signal=SIGKILL:when=1"];
+    let pid = shim.to_string();
+    let strace = podrun.program("strace", inject.into_iter().chain(["-o", "trace", "-p", &pid])).spawn();
+    while process::status_field(shim, "TracerPid").as_deref() != Some(&strace.pid().to_string()) {
+        std::thread::yield_now();
+    }
+    let _kill = podrun.cmd(["kill", "c"]).spawn();
+    wait_for_end(shim);
+    strace.finish();
+    process::send(keeper, Signal::CONT);
+    podrun.cmd(["wait", "c"]).prints("143\n");
+}
+
+#[test]
+fn a_lost_keeper_is_made_known_and_the_shim_goes_on() {
+    let podrun = Podrun::new();
+    podrun.run_detached("c", &busybox(), ["sh", "-c", "sleep 1000; exit 5"]);
+    let (keeper, shim) = (podrun.keeper_pid("c"), podrun.shim_pid("c"));
+    process::send(keeper, Signal::KILL);
+    wait_for_end(keeper);
+    podrun.answered("c");
+    let state = podrun.state("c");
+    assert_eq!((number(&state["shim"]["pid"]), &state["shim"]["keeper"]), (shim, &0.into()));
+    assert!(
+        std::fs::read_to_string(podrun.run_root().join("c/shim.log")).unwrap().contains("keeper is gone")
+    );
+    podrun.cmd(["exec", "c", "--", "killall", "sleep"]).exits(0);
+    podrun.cmd(["wait", "c"]).prints("5\n");
+}
+
+#[test]
+fn a_lost_keeper_takes_no_exit_status_with_it() {
+    let podrun = Podrun::new();
+    podrun.run_detached("c", &busybox(), ["sh", "-c", "sleep 1000; exit 5"]);
+    // Init is the keeper's child now.
+    podrun.kill_shim("c");
+    podrun.answered("c");
+    let keeper = podrun.keeper_pid("c");
+    process::send(keeper, Signal::KILL);
+    wait_for_end(keeper);
+    podrun.answered("c");
+    podrun.cmd(["exec", "c", "--", "killall", "sleep"]).exits(0);
+    let waited = podrun.cmd(["wait", "c"]).run();
+    // Whoever adopted it may reap it first, and before Linux 6.15 that is the end of it.
+    if waited.out() != "5\n" {
+        assert_eq!((waited.out().as_str(), waited.code), ("unknown\n", Some(1)), "{waited}");
+        assert!(kernel_before(6, 15), "{waited}");
+    }
+}
+
+fn kernel_before(major: u32, minor: u32) -> bool {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-']).map(|number| number.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < (major, minor)
+}
+
+#[test]
+fn shims_that_die_again_and_again_are_replaced_with_pauses_that_are_told() {
+    let podrun = Podrun::new();
+    podrun.run_detached("c", &busybox(), ["sleep", "1000"]);
+    for _ in 0..6 {
+        podrun.kill_shim("c");
+        podrun.answered("c");
+    }
+    assert_eq!(number(&podrun.state("c")["shim"]["adoptions"]), 6);
+    let log = std::fs::read_to_string(podrun.run_root().join("c/shim.log")).unwrap();
+    assert!(log.contains("ended by signal 9") && log.contains("6th in a row"), "{log}");
+    assert!(is_alive(podrun.pid("c")));
+}
