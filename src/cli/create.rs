@@ -39,6 +39,7 @@ impl Args {
 
 pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
     if let Some(bundle) = &args.bundle {
+        runtime::protect_program()?;
         runtime::create(roots, &args.id, bundle, args.pid_file.as_deref())?;
         return Ok(0);
     }

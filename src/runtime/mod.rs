@@ -35,7 +35,14 @@ use crate::state::lock::Lock;
 use crate::state::publish::{self, Durability};
 use crate::state::store::{self, View};
 use crate::state::{Ending, ExitRecord, State, Status};
-use crate::sys::signal as sys_signal;
+use crate::sys::{program, signal as sys_signal};
+
+/// Goes on in an image of this program that nobody can write from inside a container. For a command that
+/// makes processes of a container itself, as its first step: the program begins anew. Returns once that
+/// has happened.
+pub fn protect_program() -> Result<()> {
+    program::run_unwritable().map_err(|error| Error::io("protect", "podrun's own program", &error))
+}
 
 pub use create::create;
 

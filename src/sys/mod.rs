@@ -8,6 +8,7 @@ pub mod fd;
 pub mod memory;
 pub mod mount;
 pub mod process;
+pub mod program;
 pub mod signal;
 pub mod spawn;
 pub mod thread;

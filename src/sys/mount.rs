@@ -1,10 +1,9 @@
-//! `mount_setattr(2)`, `MOUNT_ATTR_*` and the read-only view of a program.
+//! `mount_setattr(2)` and `MOUNT_ATTR_*`.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 
 use nix::libc;
-use rustix::mount::{OpenTreeFlags, open_tree};
 
 /// `MOUNT_ATTR_RDONLY`
 pub const RDONLY: u64 = 0x1;
@@ -56,14 +55,4 @@ pub fn mount_setattr(mount: impl AsFd, recursive: bool, attr: &MountAttr) -> io:
         )
     })
     .map(drop)
-}
-
-/// The same file through a mount of its own that is read-only: who runs from it cannot be
-/// written through `/proc/PID/exe`, whatever capabilities the writer has.
-pub fn read_only_view(program: impl AsFd) -> io::Result<OwnedFd> {
-    let flags =
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-    let view = open_tree(program, c"", flags)?;
-    mount_setattr(&view, false, &MountAttr { set: RDONLY, ..MountAttr::default() })?;
-    Ok(view)
 }

@@ -21,7 +21,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::clone::{CLEAR_SIGHAND, CloneArgs, INTO_CGROUP, exit};
 use super::fd::{Fate, all_but};
-use super::{mount, signal};
+use super::{program, signal};
 
 /// What is to be executed.
 #[derive(Clone, Copy, Debug)]
@@ -55,8 +55,8 @@ const STACK: usize = 64 * 1024;
 /// blocked or ignored, in `/`, with `/dev/null` on 0, 1 and 2, and with exactly the descriptors of
 /// `keep` at the numbers given there; in `cgroup` from its first instruction on.
 ///
-/// It runs from a read-only mount of its file where the kernel allows, so that nobody can write it
-/// through `/proc/PID/exe`; it then reads `/` as its own path there.
+/// It runs from an image that nobody can write through `/proc/PID/exe`: see [`program`]. There it reads
+/// `/` as its own path.
 pub fn detached(
     program: Program<'_>,
     args: &[CString],
@@ -73,8 +73,7 @@ pub fn detached(
     targets.sort_unstable();
     targets.dedup();
     let mut job = Job {
-        // Where the kernel refuses a view, the program itself will do.
-        program: mount::read_only_view(&program).unwrap_or(program),
+        program: program::unwritable(&program)?,
         argv: pointers(args),
         envp: pointers(env),
         null,
