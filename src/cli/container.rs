@@ -44,9 +44,12 @@ pub(super) struct ContainerArgs {
     /// Attach an OCI annotation
     #[arg(long, value_name = "KEY=VALUE")]
     annotation: Vec<String>,
-    /// Mount a file or directory of the host: ro, rw, bind, rbind, nosuid, nodev, noexec, and propagation
+    /// Mount a file or directory of the host: ro, rro, rw, bind, rbind, nosuid, nodev, noexec, idmap, propagation
     #[arg(long, short, value_name = "SRC:DST[:OPTS]")]
     volume: Vec<String>,
+    /// Mount, in the words of docker: type=bind|tmpfs,source=SRC,target=DST[,readonly,…]
+    #[arg(long, value_name = "TYPE,…")]
+    mount: Vec<String>,
     /// Mount an empty file system in memory
     #[arg(long, value_name = "DST[:OPTS]")]
     tmpfs: Vec<String>,
@@ -92,6 +95,7 @@ impl ContainerArgs {
             labels: self.label,
             annotations: self.annotation,
             volumes: self.volume,
+            mounts: self.mount,
             tmpfs: self.tmpfs,
             stop_signal: self.stop_signal,
             stop_timeout: self.stop_timeout,

@@ -112,9 +112,10 @@ fn build(child: &Child, process: &mut ProcessPlan) -> Result<CString> {
     credentials::set_oom_score(process.oom_score_adj)?;
     rustix::process::umask(Mode::empty());
     namespaces(plan)?;
+    let sources = mounts::open_sources(plan)?;
     let root = rootfs::build(plan)?;
-    for mount in &plan.mounts {
-        mounts::perform(&root, mount)?;
+    for (mount, source) in plan.mounts.iter().zip(sources) {
+        mounts::perform(&root, mount, source)?;
     }
     dev::fill(&root, plan)?;
     masks::write_sysctls(&plan.sysctls)?;
@@ -125,7 +126,8 @@ fn build(child: &Child, process: &mut ProcessPlan) -> Result<CString> {
     let propagation = plan.propagation.attr.propagation;
     if propagation != 0 {
         let attr = MountAttr { propagation, ..MountAttr::default() };
-        mount_setattr(&root, plan.propagation.recursive_propagation, &attr)
+        // Of the root alone: each mount in it has its own.
+        mount_setattr(&root, false, &attr)
             .map_err(|error| Error::io("set the propagation of", "/", &error))?;
     }
     credentials::assume(process, &root)?;

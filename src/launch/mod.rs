@@ -16,6 +16,7 @@
 
 mod child;
 mod command;
+mod copy_up;
 mod credentials;
 mod dev;
 mod exec;

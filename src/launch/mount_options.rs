@@ -12,13 +12,31 @@ pub(super) struct Options {
     pub(super) bind: bool,
     /// `rbind`: with all mounts below.
     pub(super) recursive: bool,
-    /// What the mount itself allows.
+    /// What the mount itself allows, and its propagation.
     pub(super) attr: MountAttr,
+    /// What the mounts below it allow, where they come along.
+    pub(super) below: MountAttr,
     /// `rprivate` and the like: propagation of all mounts below, too.
     pub(super) recursive_propagation: bool,
+    /// `idmap`, `ridmap`: files are shown with other owners.
+    pub(super) idmap: Option<Idmap>,
+    /// `tmpcopyup`: a new tmpfs begins with what the root filesystem has there.
+    pub(super) copy_up: bool,
     /// What the file system understands: `key`, or `key=value`.
     pub(super) data: Vec<(String, Option<String>)>,
 }
+
+/// How far an idmapped mount goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Idmap {
+    /// This mount only.
+    Here,
+    /// With all mounts below.
+    Recursive,
+}
+
+/// Of a file system as a whole: a bind mount has no say in them.
+const SUPERBLOCK: [&str; 7] = ["sync", "async", "dirsync", "lazytime", "nolazytime", "mand", "nomand"];
 
 /// Sorts `options`; a later one overrides an earlier one.
 pub(super) fn parse<'a>(options: impl IntoIterator<Item = &'a str>) -> Options {
@@ -34,27 +52,18 @@ impl Options {
         match option {
             "bind" => self.bind = true,
             "rbind" => (self.bind, self.recursive) = (true, true),
-            "ro" | "rro" => self.set(mount::RDONLY),
-            "nosuid" | "rnosuid" => self.set(mount::NOSUID),
-            "nodev" | "rnodev" => self.set(mount::NODEV),
-            "noexec" | "rnoexec" => self.set(mount::NOEXEC),
-            "nodiratime" | "rnodiratime" => self.set(mount::NODIRATIME),
-            "nosymfollow" | "rnosymfollow" => self.set(mount::NOSYMFOLLOW),
-            "rw" | "rrw" => self.clear(mount::RDONLY),
-            "suid" | "rsuid" => self.clear(mount::NOSUID),
-            "dev" | "rdev" => self.clear(mount::NODEV),
-            "exec" | "rexec" => self.clear(mount::NOEXEC),
-            "diratime" | "rdiratime" => self.clear(mount::NODIRATIME),
-            "symfollow" | "rsymfollow" => self.clear(mount::NOSYMFOLLOW),
-            "noatime" | "rnoatime" => self.access_time(mount::NOATIME),
-            "strictatime" | "rstrictatime" => self.access_time(mount::STRICTATIME),
-            "relatime" | "rrelatime" | "atime" | "ratime" => self.access_time(0),
             "private" | "rprivate" => self.propagation(option, libc::MS_PRIVATE),
             "slave" | "rslave" => self.propagation(option, libc::MS_SLAVE),
             "shared" | "rshared" => self.propagation(option, libc::MS_SHARED),
             "unbindable" | "runbindable" => self.propagation(option, libc::MS_UNBINDABLE),
+            "idmap" => self.idmap = Some(Idmap::Here),
+            "ridmap" => self.idmap = Some(Idmap::Recursive),
+            "tmpcopyup" => self.copy_up = true,
+            "notmpcopyup" => self.copy_up = false,
             // Words that say nothing, or only something to a tool.
-            "" | "defaults" | "z" | "Z" | "U" | "tmpcopyup" | "copyup" | "nocopyup" => {}
+            "" | "defaults" | "z" | "Z" | "U" | "copyup" | "nocopyup" | "silent" | "loud" => {}
+            _ if self.attribute(option, false) => {}
+            _ if option.strip_prefix('r').is_some_and(|option| self.attribute(option, true)) => {}
             _ => self.data.push(match option.split_once('=') {
                 Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
                 None => (option.to_owned(), None),
@@ -62,25 +71,67 @@ impl Options {
         }
     }
 
-    fn set(&mut self, flag: u64) {
-        self.attr.set |= flag;
-        self.attr.clear &= !flag;
+    /// Takes an attribute of the mount. False for a word that is none.
+    fn attribute(&mut self, option: &str, recursive: bool) -> bool {
+        match option {
+            "ro" => self.set(mount::RDONLY),
+            "nosuid" => self.set(mount::NOSUID),
+            "nodev" => self.set(mount::NODEV),
+            "noexec" => self.set(mount::NOEXEC),
+            "nodiratime" => self.set(mount::NODIRATIME),
+            "nosymfollow" => self.set(mount::NOSYMFOLLOW),
+            "rw" => self.clear(mount::RDONLY, recursive),
+            "suid" => self.clear(mount::NOSUID, recursive),
+            "dev" => self.clear(mount::NODEV, recursive),
+            "exec" => self.clear(mount::NOEXEC, recursive),
+            "diratime" => self.clear(mount::NODIRATIME, recursive),
+            "symfollow" => self.clear(mount::NOSYMFOLLOW, recursive),
+            "noatime" => self.access_time(mount::NOATIME, recursive),
+            "strictatime" => self.access_time(mount::STRICTATIME, recursive),
+            "relatime" | "atime" => self.access_time(0, recursive),
+            _ => return false,
+        }
+        true
     }
 
-    fn clear(&mut self, flag: u64) {
+    /// The option that no bind mount understands, where there is one.
+    pub(super) fn unknown_to_bind(&self) -> Option<&str> {
+        let unknown = self.data.iter().find(|(key, _)| !SUPERBLOCK.contains(&key.as_str()));
+        unknown.map(|(key, _)| key.as_str())
+    }
+
+    /// What is forbidden is forbidden below, too.
+    fn set(&mut self, flag: u64) {
+        for attr in [&mut self.attr, &mut self.below] {
+            attr.set |= flag;
+            attr.clear &= !flag;
+        }
+    }
+
+    /// What is allowed is allowed only here unless said otherwise, or `rw` would open what the host
+    /// had closed further down.
+    fn clear(&mut self, flag: u64, recursive: bool) {
         self.attr.clear |= flag;
         self.attr.set &= !flag;
+        self.below.set &= !flag;
+        if recursive {
+            self.below.clear |= flag;
+        }
     }
 
     /// The access time modes are one field, not flags: the kernel wants all of it cleared first.
-    fn access_time(&mut self, mode: u64) {
-        self.attr.set = self.attr.set & !mount::ATIME | mode;
-        self.attr.clear |= mount::ATIME;
+    fn access_time(&mut self, mode: u64, recursive: bool) {
+        let attrs = [&mut self.attr, &mut self.below];
+        for attr in attrs.into_iter().take(if recursive { 2 } else { 1 }) {
+            attr.set = attr.set & !mount::ATIME | mode;
+            attr.clear |= mount::ATIME;
+        }
     }
 
+    /// The mounts below tell the host no more than the mount itself does.
     fn propagation(&mut self, option: &str, kind: libc::c_ulong) {
         self.attr.propagation = kind;
-        self.recursive_propagation = option.starts_with('r');
+        self.recursive_propagation = option.starts_with('r') || matches!(option, "private" | "slave");
     }
 }
 
@@ -98,6 +149,24 @@ mod tests {
     }
 
     #[test]
+    fn a_recursive_word_reaches_the_mounts_below() {
+        let of = |option| parse(["rbind", option]).below;
+        assert_eq!(of("rro").set, mount::RDONLY);
+        assert_eq!(of("ro").set, mount::RDONLY, "what is forbidden is forbidden below");
+        assert_eq!(of("rw"), MountAttr::default(), "what the host closed stays closed");
+        assert_eq!(of("rrw").clear, mount::RDONLY);
+        assert_eq!((of("rnoatime").set, of("noatime").set), (mount::NOATIME, 0));
+    }
+
+    #[test]
+    fn a_bind_mount_knows_its_own_words_only() {
+        assert_eq!(parse(["rbind", "rro", "rslave", "sync", "idmap"]).unknown_to_bind(), None);
+        for unknown in ["rocks", "size=5", "r", "rrro"] {
+            assert!(parse(["bind", unknown]).unknown_to_bind().is_some(), "{unknown}");
+        }
+    }
+
+    #[test]
     fn what_the_mount_does_not_know_is_the_file_systems() {
         let parsed = parse(["nosuid", "size=64k", "newinstance", "mode=1777"]);
         assert_eq!(parsed.attr.set, mount::NOSUID);
@@ -108,10 +177,11 @@ mod tests {
     proptest! {
         #[test]
         fn no_attribute_is_both_set_and_cleared(options in prop::collection::vec(
-            prop::sample::select(vec!["ro", "rw", "nosuid", "suid", "dev", "nodev", "exec", "noexec"]), 0..9,
+            prop::sample::select(vec!["ro", "rw", "rro", "rrw", "suid", "dev", "rdev", "nodev", "exec", "noexec"]), 0..9,
         )) {
-            let attr = parse(options).attr;
-            prop_assert_eq!(attr.set & attr.clear, 0);
+            let parsed = parse(options);
+            prop_assert_eq!(parsed.attr.set & parsed.attr.clear, 0);
+            prop_assert_eq!(parsed.below.set & parsed.below.clear, 0);
         }
     }
 }

@@ -11,22 +11,34 @@ use rustix::mount::{
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
+use super::copy_up;
 use super::mount_options::Options;
-use super::plan::Mount;
+use super::plan::{Mount, Plan};
 use super::root::{self, Target};
 use crate::error::{Error, Result};
-use crate::sys::mount::{ATIME, MountAttr};
+use crate::sys::mount::{MountAttr, RDONLY};
 use crate::sys::mount_setattr;
 
-/// Performs `mount` inside `root`.
-pub(super) fn perform(root: impl AsFd, mount: &Mount) -> Result<()> {
-    let (tree, target) =
-        if mount.options.bind { bind(mount)? } else { (file_system(mount)?, Target::Directory) };
+/// A detached mount, and what it has to be put on.
+pub(super) type Source = (OwnedFd, Target);
+
+/// What `plan` mounts of the host. Taken before this process's mounts are cut off from the host's: what
+/// shall go on hearing of mounts there (`rslave`, `rshared`) could not any more.
+pub(super) fn open_sources(plan: &Plan) -> Result<Vec<Option<Source>>> {
+    plan.mounts.iter().map(|mount| mount.options.bind.then(|| bind(mount)).transpose()).collect()
+}
+
+/// Performs `mount` inside `root`, from the `source` that was opened for it.
+pub(super) fn perform(root: impl AsFd, mount: &Mount, source: Option<Source>) -> Result<()> {
+    let (tree, kind) = match source {
+        Some(source) => source,
+        None => (file_system(mount)?, Target::Directory),
+    };
     let what = |step: &str| format!("{step} {}", mount.destination.display());
     // The kernel's own file systems decide what a process believes of itself: an image must not
     // have them mounted elsewhere (CVE-2019-19921, CVE-2023-27561).
     let kernels = !mount.options.bind && is_kernels(&mount.destination);
-    let target = root::make_target(root, &mount.destination, target, kernels).map_err(|errno| {
+    let target = root::make_target(root, &mount.destination, kind, kernels).map_err(|errno| {
         let error = Error::os(what("make the mount point"), errno);
         match errno {
             Errno::LOOP if kernels => {
@@ -37,11 +49,31 @@ pub(super) fn perform(root: impl AsFd, mount: &Mount) -> Result<()> {
             _ => error,
         }
     })?;
-    attach(&tree, &target).map_err(|errno| Error::os(what("mount on"), errno))
+    if mount.options.copy_up && !mount.options.bind {
+        copy_up::copy(&target, &tree).map_err(|errno| Error::os(what("fill"), errno))?;
+        let attr = MountAttr { set: mount.options.attr.set & RDONLY, ..MountAttr::default() };
+        mount_setattr(&tree, false, &attr)
+            .map_err(|error| Error::io("make read-only", &mount.destination, &error))?;
+    }
+    let failed = |errno| Error::os(what("mount on"), errno);
+    if kind_of(&target).map_err(failed)? != kind {
+        let (source, place) = match kind {
+            Target::Directory => ("directory", "file"),
+            Target::File => ("file", "directory"),
+        };
+        return Err(Error::failed(what("mount on"), format!("a {source} cannot be mounted on a {place}")));
+    }
+    attach(&tree, &target).map_err(failed)
+}
+
+fn kind_of(file: impl AsFd) -> Result<Target, Errno> {
+    let stat = rustix::fs::fstat(file)?;
+    let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+    Ok(if directory { Target::Directory } else { Target::File })
 }
 
 /// `/proc`, `/sys`, `/dev` and what is below.
-fn is_kernels(path: &Path) -> bool {
+pub(super) fn is_kernels(path: &Path) -> bool {
     let first = path.components().find(|part| matches!(part, Component::Normal(_)));
     first.is_some_and(|name| ["proc", "sys", "dev"].iter().any(|kernels| name.as_os_str() == *kernels))
 }
@@ -62,7 +94,7 @@ fn copy_flags(recursive: bool) -> OpenTreeFlags {
     if recursive { flags | OpenTreeFlags::AT_RECURSIVE } else { flags }
 }
 
-fn bind(mount: &Mount) -> Result<(OwnedFd, Target)> {
+fn bind(mount: &Mount) -> Result<Source> {
     // The plan gives every bind mount a source.
     let source = mount.source.as_deref().unwrap_or(Path::new("/"));
     let failed = |errno| {
@@ -71,28 +103,27 @@ fn bind(mount: &Mount) -> Result<(OwnedFd, Target)> {
     };
     let tree = open_tree(CWD, source, copy_flags(mount.options.recursive)).map_err(failed)?;
     apply(&tree, &mount.options).map_err(failed)?;
-    let stat = rustix::fs::fstat(&tree).map_err(failed)?;
-    let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-    Ok((tree, if directory { Target::Directory } else { Target::File }))
+    let kind = kind_of(&tree).map_err(failed)?;
+    Ok((tree, kind))
 }
 
-/// Gives a bind mount its attributes. What is forbidden is forbidden below, too; what is allowed is
-/// allowed only here, or `rw` would open what the host had closed further down.
+/// Gives a bind mount its attributes.
 fn apply(tree: &OwnedFd, options: &Options) -> Result<(), Errno> {
     let of_io = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
-    let attr = options.attr;
-    let below = MountAttr { set: attr.set & !ATIME, ..MountAttr::default() };
+    let (attr, below) = (options.attr, options.below);
     if options.recursive && below != MountAttr::default() {
         mount_setattr(tree, true, &below).map_err(of_io)?;
     }
     if attr.set != 0 || attr.clear != 0 {
         mount_setattr(tree, false, &MountAttr { propagation: 0, ..attr }).map_err(of_io)?;
     }
-    if attr.propagation != 0 {
-        let propagation = MountAttr { propagation: attr.propagation, ..MountAttr::default() };
-        mount_setattr(tree, options.recursive_propagation, &propagation).map_err(of_io)?;
-    }
-    Ok(())
+    // Nothing said is private: the copy still hears of the host's mounts.
+    let (propagation, recursive) = match attr.propagation {
+        0 => (nix::libc::MS_PRIVATE, true),
+        propagation => (propagation, options.recursive_propagation),
+    };
+    let propagation = MountAttr { propagation, ..MountAttr::default() };
+    mount_setattr(tree, recursive, &propagation).map_err(of_io)
 }
 
 fn file_system(mount: &Mount) -> Result<OwnedFd> {
@@ -104,7 +135,9 @@ fn file_system(mount: &Mount) -> Result<OwnedFd> {
         settings.push(("source", Some(source)));
     }
     settings.extend(options.data.iter().map(|(key, value)| (key.as_str(), value.as_deref())));
-    let tree = new_file_system(kind, &settings, options.attr.set).map_err(|error| Error {
+    // What is copied into it first has to be written.
+    let attributes = options.attr.set & if options.copy_up { !RDONLY } else { !0 };
+    let tree = new_file_system(kind, &settings, attributes).map_err(|error| Error {
         what: format!("mount {kind} on {}", mount.destination.display()),
         ..error
     })?;

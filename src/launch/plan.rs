@@ -171,6 +171,12 @@ impl Mount {
         } else {
             mount.source().clone()
         };
+        if let Some(option) = options.unknown_to_bind().filter(|_| options.bind) {
+            return Err(Error::usage(what(), format!("unknown mount option {option:?}")));
+        }
+        if options.idmap.is_some() {
+            return Err(Error::usage(what(), "idmapped mounts are not supported yet"));
+        }
         if kind.is_empty() && !options.bind {
             return Err(Error::usage(what(), "has no type"));
         }

@@ -122,7 +122,7 @@ fn files(options: &Options, hostname: &str, host: &Host) -> Vec<RootFile> {
 /// The kernel's file systems, then the user's mounts, parents first. What the user mounts on a
 /// place takes that place.
 fn mounts(options: &Options, files: &[RootFile], paths: &ContainerPaths, host: &Host) -> Result<Vec<Mount>> {
-    let mut own: Vec<Mount> = host.volumes.iter().map(|volume| volume.mount()).collect();
+    let mut own = host.mounts.clone();
     for text in &options.tmpfs {
         own.push(tmpfs(text)?);
     }
@@ -228,12 +228,12 @@ mod tests {
     fn compiled(options: &Options, id: &str) -> Result<Compiled> {
         let id: ContainerId = id.parse().unwrap();
         let paths = Roots::new(None, None).unwrap().container(&id);
-        let volumes = options
+        let mounts = options
             .volumes
             .iter()
-            .map(|v| crate::spec::volume::Volume::parse(v, Path::new("/")))
+            .map(|v| crate::spec::volume::Volume::parse(v, Path::new("/")).map(|v| v.mount()))
             .collect::<Result<_>>()?;
-        let host = Host { rootfs: "/r".into(), volumes, ..Host::default() };
+        let host = Host { rootfs: "/r".into(), mounts, ..Host::default() };
         compile(options, &id, &paths, &host)
     }
 

@@ -3,18 +3,21 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use oci_spec::runtime::Mount;
+
 use crate::error::{Error, Result};
+use crate::spec::mount_flag::MountFlag;
 use crate::spec::options::Options;
 use crate::spec::rootfiles;
 use crate::spec::volume::Volume;
 
 /// The host, as far as it goes into a container.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Host {
     /// The root filesystem: absolute, and an existing directory.
     pub rootfs: PathBuf,
-    /// The volumes: with absolute sources that exist.
-    pub volumes: Vec<Volume>,
+    /// What `--volume` and `--mount` ask for: with absolute sources that exist.
+    pub mounts: Vec<Mount>,
     /// The host's `/etc/resolv.conf`.
     pub resolv_conf: String,
     /// The host's `/etc/hosts`.
@@ -40,11 +43,13 @@ impl Host {
         let base = absolute(Path::new("."))?;
         let mut host = Self { rootfs, ..Self::default() };
         for text in &options.volumes {
-            let volume = Volume::parse(text, &base)?;
-            // Also of a symlink: what it points to is what is mounted.
-            let source = volume.source.metadata();
-            source.map_err(|error| Error::io("volume source", &volume.source, &error))?;
-            host.volumes.push(volume);
+            host.mounts.push(existing(&Volume::parse(text, &base)?)?);
+        }
+        for text in &options.mounts {
+            host.mounts.push(match MountFlag::parse(text, &base)? {
+                MountFlag::Bind(volume) => existing(&volume)?,
+                MountFlag::Tmpfs(mount) => mount,
+            });
         }
         if options.rootfs.overlay || options.read_only {
             host.resolv_conf = text_of("/etc/resolv.conf")?;
@@ -54,6 +59,16 @@ impl Host {
         }
         Ok(host)
     }
+}
+
+/// The mount of a volume whose source exists; also of a symlink: what it points to is what is mounted.
+fn existing(volume: &Volume) -> Result<Mount> {
+    volume.source.metadata().map_err(|error| {
+        Error::io("volume source", &volume.source, &error).hint(
+            "it has to be a file or directory of this host: podrun makes none, and has no named volumes",
+        )
+    })?;
+    Ok(volume.mount())
 }
 
 /// A small file of the host; an absent one is empty.

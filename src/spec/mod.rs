@@ -12,6 +12,8 @@ pub mod compile;
 mod defaults;
 pub mod env;
 pub mod host;
+pub mod idmap;
+pub mod mount_flag;
 pub mod options;
 pub mod rootfiles;
 pub mod settings;

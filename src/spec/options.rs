@@ -31,6 +31,8 @@ pub struct Options {
     pub annotations: Vec<String>,
     /// `SRC:DST[:opts]`.
     pub volumes: Vec<String>,
+    /// `type=bind|tmpfs,…`.
+    pub mounts: Vec<String>,
     /// `DST[:opts]`.
     pub tmpfs: Vec<String>,
     /// What `stop` sends first; SIGTERM where absent.
@@ -61,6 +63,7 @@ impl Options {
             labels: Vec::new(),
             annotations: Vec::new(),
             volumes: Vec::new(),
+            mounts: Vec::new(),
             tmpfs: Vec::new(),
             stop_signal: None,
             stop_timeout: STOP_TIMEOUT,

@@ -12,6 +12,7 @@ mod keeper;
 mod lifecycle;
 mod lifecycles;
 mod logs;
+mod mounts;
 mod oci;
 mod races;
 mod signals;
