@@ -56,6 +56,11 @@ impl Connection {
             .map_err(|_| Error::failed("control socket", format!("the request needs {N} descriptors")))
     }
 
+    /// Closes what came beside a request that is not carried out.
+    pub(crate) fn close_fds(&mut self) {
+        self.fds.clear();
+    }
+
     /// Waits until the client closes, whatever it sends before.
     pub(crate) async fn closed(&mut self) {
         while self.buffer.len() <= MAX_BODY {

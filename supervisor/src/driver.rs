@@ -73,6 +73,7 @@ pub(crate) async fn run(owned: Owned, spec: &Spec, creator: Option<Creator>, kee
         stdin: owned.stdin.into(),
         ledger: Default::default(),
         tickets: Default::default(),
+        guests: Default::default(),
         leaving: Default::default(),
     });
     let failed = |error: std::io::Error| Error::io("watch", "the control socket", &error);

@@ -32,6 +32,7 @@ mod driver;
 mod exec;
 mod fd;
 mod finish;
+mod guests;
 mod keep;
 mod keeper;
 mod ledger;

@@ -12,23 +12,20 @@
 use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
-use std::sync::Arc;
 
 use bytes::BytesMut;
 use podrun::error::{Error, Result};
 use podrun::protocol::{Exec, LogPosition, Reply, Request};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::connection::Connection;
 use crate::exec::Running;
+use crate::guests::{Guests, Place};
 use crate::keep::{Keep, Slot};
 use crate::ledger::{Debt, Ledger};
 use crate::log::Progress;
 use crate::machine::Ticket;
-
-/// How many clients may be connected at once; the others wait in the socket's backlog.
-const MAX_CLIENTS: usize = 512;
 
 /// What the driver is asked to decide.
 #[derive(Debug)]
@@ -76,15 +73,16 @@ pub(crate) struct Shared {
     pub(crate) ledger: Ledger,
     /// The next ticket.
     pub(crate) tickets: Cell<u64>,
+    /// Who is connected.
+    pub(crate) guests: Guests,
     /// Clients that acknowledged the end; closed with the shim's own.
     pub(crate) leaving: RefCell<Vec<Connection>>,
 }
 
 /// Accepts clients for as long as the shim lives.
 pub(crate) async fn listen(listener: UnixListener, shared: Rc<Shared>) {
-    let places = Arc::new(Semaphore::new(MAX_CLIENTS));
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let place = shared.guests.welcome().await;
         match listener.accept().await {
             Ok((stream, _)) => {
                 // The socket's mode keeps others out; this holds even where a mode was changed.
@@ -93,8 +91,7 @@ pub(crate) async fn listen(listener: UnixListener, shared: Rc<Shared>) {
                 }
                 let shared = shared.clone();
                 tokio::task::spawn_local(async move {
-                    let _place = place;
-                    serve(Connection::new(stream, BytesMut::new()), shared).await;
+                    serve(Connection::new(stream, BytesMut::new()), shared, place).await;
                 });
             }
             Err(error) => {
@@ -106,9 +103,13 @@ pub(crate) async fn listen(listener: UnixListener, shared: Rc<Shared>) {
 }
 
 /// Serves one client that has not said hello yet.
-async fn serve(mut connection: Connection, shared: Rc<Shared>) {
-    match connection.greet().await {
-        Ok(true) => converse(connection, shared).await,
+async fn serve(mut connection: Connection, shared: Rc<Shared>, place: Place) {
+    let greeted = tokio::select! {
+        greeted = connection.greet() => greeted,
+        () = place.must_leave() => return,
+    };
+    match greeted {
+        Ok(true) => converse(connection, shared, place).await,
         Ok(false) => {}
         Err(error) => tracing::debug!("a client: {error}"),
     }
@@ -119,12 +120,13 @@ pub(crate) async fn serve_creator(stream: UnixStream, buffer: BytesMut, shared: 
     // Its requests are a sequence, and the container may end between two of them: the end waits
     // until it has gone on and closed.
     let debt = shared.ledger.unacknowledged();
-    converse(Connection::new(stream, buffer), shared).await;
+    let place = shared.guests.welcome().await;
+    converse(Connection::new(stream, buffer), shared, place).await;
     drop(debt);
 }
 
-async fn converse(connection: Connection, shared: Rc<Shared>) {
-    let mut client = Client { connection, shared, unacknowledged: None };
+async fn converse(connection: Connection, shared: Rc<Shared>, place: Place) {
+    let mut client = Client { connection, shared, place, unacknowledged: None };
     if let Err(error) = client.converse().await {
         tracing::debug!("a client: {error}");
     }
@@ -139,6 +141,7 @@ async fn converse(connection: Connection, shared: Rc<Shared>) {
 struct Client {
     connection: Connection,
     shared: Rc<Shared>,
+    place: Place,
     /// The last answer was one that the end of the shim waits to see acknowledged.
     unacknowledged: Option<Debt>,
 }
@@ -146,9 +149,23 @@ struct Client {
 impl Client {
     async fn converse(&mut self) -> Result<()> {
         loop {
-            let request = self.connection.next().await?;
+            self.place.is_idle();
+            let request = tokio::select! {
+                request = self.connection.next() => request?,
+                () = self.place.must_leave() => return Ok(()),
+            };
             self.unacknowledged = None;
             let Some(request) = request else { return Ok(()) };
+            self.place.is_busy();
+            let waits = matches!(request, Request::Wait | Request::Follow { .. } | Request::Exec(_));
+            let _waiting = match waits.then(|| self.place.waits()).transpose() {
+                Ok(waiting) => waiting,
+                Err(error) => {
+                    self.connection.close_fds();
+                    self.connection.send(&Reply::Refused(error), &[]).await?;
+                    continue;
+                }
+            };
             match request {
                 Request::Follow { seen } => self.follow(seen).await?,
                 Request::Stdin { once } => self.stdin(once).await?,

@@ -5,6 +5,7 @@
 
 mod attacks;
 mod bad_input;
+mod clients;
 mod exec;
 mod harness;
 mod inside;

@@ -30,6 +30,37 @@ pub(crate) fn shim() -> PathBuf {
     Path::new(PODRUN).with_file_name("podrun-shim")
 }
 
+/// `cargo test --test suite` alone builds no other package's program: a supervisor that is older than
+/// its sources would be tested instead of them.
+#[track_caller]
+fn shim_is_current() {
+    static STALE: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let stale = STALE.get_or_init(|| {
+        let built = shim().metadata().and_then(|metadata| metadata.modified()).ok();
+        let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+        newer_source(&top.join("supervisor/src"), built).or_else(|| newer_source(&top.join("src"), built))
+    });
+    if let Some(source) = stale
+        && !in_guest()
+    {
+        panic!("{} is older than {}: `cargo build` first", shim().display(), source.display());
+    }
+}
+
+/// A source file below `dir` that was changed after `built`.
+fn newer_source(dir: &Path, built: Option<std::time::SystemTime>) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).find_map(|path| match path.is_dir() {
+        // The command line is no part of the supervisor.
+        true => (!path.ends_with("src/cli")).then(|| newer_source(&path, built)).flatten(),
+        false => {
+            let changed = path.metadata().and_then(|metadata| metadata.modified()).ok();
+            let is_newer = built.is_none() || changed > built;
+            (is_newer && !path.ends_with("src/main.rs")).then_some(path)
+        }
+    })
+}
+
 /// Whether this is the slow guest with one CPU that `tests/guest/run` boots.
 pub(crate) fn in_guest() -> bool {
     std::env::var_os("PODRUN_TEST_GUEST").is_some()
@@ -88,7 +119,7 @@ impl Podrun {
     pub(crate) fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("podrun-test-").tempdir().expect("a temporary directory");
         let (root, run_root) = (dir.path().join("root"), dir.path().join("run"));
-        assert!(shim().exists(), "{} is missing: `cargo build` first", shim().display());
+        shim_is_current();
         Self { dir, root, run_root }
     }
 

@@ -1,0 +1,110 @@
+//! What a client of the control socket may do to a container: nothing that it did not ask for.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+
+use crate::harness::process::{descriptors, status_field};
+use crate::harness::{Podrun, busybox, rounds};
+
+const HELLO: &[u8] = br#"{"protocol":1,"oldest":1,"build":"test"}"#;
+
+fn frame(body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(body.len()).expect("short");
+    [&length.to_le_bytes()[..], body].concat()
+}
+
+fn connect(podrun: &Podrun) -> UnixStream {
+    UnixStream::connect(podrun.run_root().join("c/shim.sock")).expect("the shim listens")
+}
+
+/// A client that says `bytes` and stays.
+fn saying(podrun: &Podrun, bytes: &[u8]) -> UnixStream {
+    let mut stream = connect(podrun);
+    // It may be thrown out before it is finished.
+    let _ = stream.write_all(bytes);
+    stream
+}
+
+/// Everything that can be asked of a container is answered, and nobody lost their place.
+fn serves(podrun: &Podrun) {
+    podrun.cmd(["exec", "c", "--", "echo", "hello"]).prints("hello\n");
+    podrun.cmd(["kill", "c", "WINCH"]).exits(0);
+    assert_eq!(podrun.status("c"), "running");
+}
+
+fn data(podrun: &Podrun) -> u64 {
+    let sizes = podrun.supervisors().into_iter().filter_map(|pid| status_field(pid, "VmData"));
+    sizes.map(|text| text.trim_end_matches(" kB").trim().parse::<u64>().expect("a number")).sum()
+}
+
+#[test]
+fn what_is_no_request_disturbs_nobody() {
+    let podrun = Podrun::new();
+    podrun.run_script("c", "trap 'exit 3' TERM; echo ready; while :; do sleep 1000 & wait; done");
+    let waiter = podrun.cmd(["wait", "c"]).spawn();
+    serves(&podrun);
+    let before = data(&podrun);
+    let half = &frame(HELLO)[..9];
+    let unfinished = [&frame(HELLO)[..], &100_u32.to_le_bytes(), b"{\"wait"].concat();
+    let endless = u32::MAX.to_le_bytes();
+    let unknown = [frame(HELLO), frame(br#"{"explode":{}}"#)].concat();
+    // Requests whose answers it never reads.
+    let mute = [frame(HELLO), frame(br#"{"signal":{"signal":28,"all":false}}"#).repeat(2000)].concat();
+    let noise: Vec<u8> = (0..9999_u32).map(|i| (i * 31 % 251).to_le_bytes()[0]).collect();
+    let exec_without_descriptors =
+        [frame(HELLO), frame(br#"{"exec":{"args":["x"],"env":[],"cwd":null,"user":null,"detach":false}}"#)]
+            .concat();
+    let said: [&[u8]; 8] =
+        [b"", half, &unfinished, &endless, &unknown, &mute, &noise, &exec_without_descriptors];
+    let clients: Vec<_> = said.iter().cycle().take(80).map(|bytes| saying(&podrun, bytes)).collect();
+    serves(&podrun);
+    drop(clients);
+    serves(&podrun);
+    assert!(data(&podrun) < before + 2048, "{} kB of data, {before} before", data(&podrun));
+    podrun.cmd(["kill", "c"]).exits(0);
+    assert_eq!(waiter.finish().out(), "3\n");
+}
+
+#[test]
+fn a_length_beyond_any_message_ends_the_connection() {
+    let podrun = Podrun::new();
+    podrun.run_detached("c", &busybox(), ["sleep", "1000"]);
+    let mut client = saying(&podrun, &u32::MAX.to_le_bytes());
+    let mut rest = Vec::new();
+    client.read_to_end(&mut rest).expect("the shim closes it");
+    assert!(rest.is_empty());
+}
+
+#[test]
+fn ten_thousand_idle_clients_keep_nobody_out_campaign() {
+    let podrun = Podrun::new();
+    podrun.run_script("c", "trap 'exit 3' TERM; echo ready; while :; do sleep 1000 & wait; done");
+    let waiter = podrun.cmd(["wait", "c"]).spawn();
+    serves(&podrun);
+    let count = rounds(10_000).max(1_200);
+    let hello = frame(HELLO);
+    let clients: Vec<_> = (0..count).map(|i| saying(&podrun, &hello[..i % 2 * 7])).collect();
+    serves(&podrun);
+    let most = podrun.supervisors().into_iter().map(|pid| descriptors(pid).len()).max();
+    assert!(most.is_some_and(|most| most < 700), "{most:?} descriptors");
+    drop(clients);
+    podrun.cmd(["kill", "c"]).exits(0);
+    assert_eq!(waiter.finish().out(), "3\n");
+}
+
+#[test]
+fn more_who_wait_than_there_is_room_for_are_told_so_and_a_kill_still_comes_through() {
+    let podrun = Podrun::new();
+    podrun.run_detached("c", &busybox(), ["sleep", "1000"]);
+    let wait = [frame(HELLO), frame(br#""wait""#)].concat();
+    let clients: Vec<_> = (0..512).map(|_| saying(&podrun, &wait)).collect();
+    // They are served in the order they came in.
+    podrun.cmd(["kill", "c", "WINCH"]).exits(0);
+    podrun.cmd(["wait", "c"]).fails(1, "clients are waiting already");
+    podrun.cmd(["kill", "c"]).exits(0);
+    for mut client in clients {
+        let mut said = String::new();
+        client.read_to_string(&mut said).expect("the shim answers and ends");
+        assert!(said.contains("ended"), "{said:?}");
+    }
+}
