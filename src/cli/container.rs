@@ -1,9 +1,10 @@
 //! The options that `create` and `run` share.
 
+use podrun::client::ranges::{self, Reserved};
 use podrun::error::{Error, Kind, Result};
 use podrun::paths::{ContainerId, Roots};
 use podrun::spec::host::Host;
-use podrun::spec::options::{Network, Rootfs};
+use podrun::spec::options::{Network, Rootfs, Userns};
 use podrun::spec::settings::STOP_TIMEOUT;
 use podrun::spec::{self, Compiled, Options, env};
 
@@ -38,6 +39,9 @@ pub(super) struct ContainerArgs {
     /// The network: host, none, or ns:PATH
     #[arg(long, value_name = "NETWORK", default_value = "host")]
     network: Network,
+    /// The user namespace: host, auto, or map:CONTAINER:HOST:SIZE, where root inside is nobody outside
+    #[arg(long, value_name = "USERNS", default_value = "host")]
+    userns: Userns,
     /// Attach a label
     #[arg(long, value_name = "KEY=VALUE")]
     label: Vec<String>,
@@ -68,8 +72,14 @@ pub(super) struct ContainerArgs {
 }
 
 impl ContainerArgs {
-    /// The container `id` that these options describe.
-    pub(super) fn compile(self, roots: &Roots, id: &ContainerId, rm: bool) -> Result<Compiled> {
+    /// The container `id` that these options describe, and with `--userns auto` the IDs that stay
+    /// reserved for it until it is in the store.
+    pub(super) fn compile(
+        self,
+        roots: &Roots,
+        id: &ContainerId,
+        rm: bool,
+    ) -> Result<(Compiled, Option<Reserved>)> {
         let missing = |what| {
             Error::usage(what, "is missing")
                 .hint("podrun run --rootfs DIR -- CMD: the command stands behind `--`")
@@ -84,6 +94,14 @@ impl ContainerArgs {
             environment.extend(env::file(name, &text, &own)?);
         }
         environment.extend(variables(&self.env)?);
+        let (userns, reserved) = match self.userns {
+            Userns::Host => (None, None),
+            Userns::Map(ranges) => (Some(ranges), None),
+            Userns::Auto { size } => {
+                let reserved = ranges::reserve(roots, size)?;
+                (Some(vec![reserved.range]), Some(reserved))
+            }
+        };
         let options = Options {
             read_only: self.read_only,
             env: environment,
@@ -92,6 +110,7 @@ impl ContainerArgs {
             hostname: self.hostname,
             init: self.init,
             network: self.network,
+            userns,
             labels: self.label,
             annotations: self.annotation,
             volumes: self.volume,
@@ -105,7 +124,7 @@ impl ContainerArgs {
         };
         // The exit code of a usage error is that of any other failure here: 125.
         let host = Host::read(&options)?;
-        spec::compile(&options, id, &roots.container(id), &host)
+        Ok((spec::compile(&options, id, &roots.container(id), &host)?, reserved))
     }
 }
 

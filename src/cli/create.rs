@@ -43,8 +43,9 @@ pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
         runtime::create(roots, &args.id, bundle, args.pid_file.as_deref())?;
         return Ok(0);
     }
-    let compiled = args.container.compile(roots, &args.id, false)?;
+    let (compiled, reserved) = args.container.compile(roots, &args.id, false)?;
     let (_, pid) = client::create(roots, &args.id, &compiled.spec, &compiled.files)?;
+    drop(reserved);
     publish_pid(roots, &args.id, pid, args.pid_file.as_deref())?;
     out::line(&args.id)?;
     Ok(0)

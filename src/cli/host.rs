@@ -3,7 +3,7 @@
 use podrun::error::{Error, Result};
 
 /// The oldest kernel with everything that launch uses.
-const KERNEL: (u32, u32) = (5, 14);
+pub(super) const KERNEL: (u32, u32) = (5, 14);
 
 pub(super) fn check() -> Result<()> {
     let uname = rustix::system::uname();
@@ -19,7 +19,7 @@ pub(super) fn check() -> Result<()> {
 }
 
 /// The first two numbers of a kernel's release; what cannot be read is taken for new.
-fn version(release: &str) -> Option<(u32, u32)> {
+pub(super) fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }

@@ -19,6 +19,7 @@ mod completion;
 mod container;
 mod create;
 mod delete;
+mod doctor;
 mod document;
 mod exec;
 mod fail;
@@ -170,6 +171,7 @@ commands! {
     List list "list" alias "ls",
     Logs logs "logs",
     Ps ps "ps",
+    Doctor doctor "doctor",
     Completion completion "completion",
 }
 
@@ -222,8 +224,13 @@ fn run(cli: Cli) -> Outcome {
         return completion::run(args);
     }
     trace::start(&cli.global);
+    let roots = || Roots::new(cli.global.root.as_deref(), cli.global.run_root.as_deref());
+    // It says what `check` would fail for.
+    if let Command::Doctor(args) = &cli.command {
+        return doctor::run(&roots()?, args);
+    }
     host::check()?;
-    let roots = Roots::new(cli.global.root.as_deref(), cli.global.run_root.as_deref())?;
+    let roots = roots()?;
     match cli.command {
         Command::Create(args) => create::run(&roots, args),
         Command::Run(args) => run::run(&roots, args),
@@ -239,6 +246,7 @@ fn run(cli: Cli) -> Outcome {
         Command::List(args) => list::run(&roots, &args),
         Command::Logs(args) => logs::run(&roots, args),
         Command::Ps(args) => ps::run(&roots, &args),
+        Command::Doctor(args) => doctor::run(&roots, &args),
         Command::Completion(args) => completion::run(&args),
     }
 }

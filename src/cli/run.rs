@@ -46,10 +46,11 @@ pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
         None => made_up()?,
     };
     let interactive = args.container.interactive;
-    let compiled = args.container.compile(roots, &id, args.rm)?;
+    let (compiled, reserved) = args.container.compile(roots, &id, args.rm)?;
     // From here on a signal is the container's, once it runs.
     let signals = if args.detach { None } else { Some(Signals::register()?) };
     let (mut client, pid) = client::create(roots, &id, &compiled.spec, &compiled.files)?;
+    drop(reserved);
     publish_pid(roots, &id, pid, args.pid_file.as_deref())?;
     let stdin = match interactive && !args.detach {
         true => Some(stdin_of(&mut client).map_err(|error| discard(roots, &id, error))?),

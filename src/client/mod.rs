@@ -31,6 +31,7 @@ use crate::state::{ExitRecord, Mode, STATE_VERSION, State, Status, store};
 use crate::sys::{self, spawn::Program};
 
 mod connection;
+pub mod ranges;
 
 use connection::not_a_shim;
 pub use connection::{Client, Received};
@@ -46,7 +47,7 @@ const BUSY: Duration = Duration::from_secs(20);
 /// Creates a supervised container from `spec`, with the generated `files` that it mounts; returns the connection to its shim, and init's pid.
 /// A failure leaves nothing.
 pub fn create(roots: &Roots, id: &ContainerId, spec: &Spec, files: &[RootFile]) -> Result<(Client, i32)> {
-    let shim = find_shim()?;
+    let shim = shim_program()?;
     let paths = roots.container(id);
     let Some(lock) = Lock::try_take(&paths.lock)? else {
         return Err(taken(&paths, id));
@@ -148,7 +149,7 @@ fn c_string(bytes: &[u8]) -> Result<CString> {
 }
 
 /// The shim's program: `$PODRUN_SHIM`; beside this program; in libexec; in `PATH`.
-fn find_shim() -> Result<PathBuf> {
+pub fn shim_program() -> Result<PathBuf> {
     let hint = "install podrun-shim beside podrun, or name it in PODRUN_SHIM";
     if let Some(named) = std::env::var_os("PODRUN_SHIM") {
         let path = PathBuf::from(named);
@@ -226,7 +227,7 @@ pub fn start(roots: &Roots, id: &ContainerId) -> Result<()> {
                 runtime::start(roots, id)
             }
             Status::Stopped => {
-                let (mut client, _) = launch(&find_shim()?, roots, id, &lock)?;
+                let (mut client, _) = launch(&shim_program()?, roots, id, &lock)?;
                 drop(lock);
                 match client.call(&Request::Start)? {
                     Some(_) => Ok(()),

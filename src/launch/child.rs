@@ -14,7 +14,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use super::credentials::{self, ProcessPlan};
 use super::gate::{self, Gate};
 use super::plan::Plan;
-use super::{Init, Stdio, command, dev, init, masks, mounts, network, rootfs};
+use super::{Init, Stdio, command, dev, init, masks, mounts, network, rootfs, sources, userns};
 use crate::cgroup::Cgroup;
 use crate::error::{Error, Result};
 use crate::sys::mount::{MountAttr, RDONLY};
@@ -27,6 +27,9 @@ struct Child {
     gate: OwnedFd,
     listener: Option<OwnedFd>,
     ending: Option<OwnedFd>,
+    maps: sources::OwnMaps,
+    /// Where the mounts come from, in a user namespace.
+    builder: Option<OwnedFd>,
 }
 
 /// Makes the container of `plan` in `cgroup`, and returns once its init waits to be released. On
@@ -48,16 +51,36 @@ pub fn create(plan: Plan, cgroup: &Cgroup, stdio: Stdio, gate: Gate) -> Result<I
         Gate::Listen(listener) => Some(listener),
     };
     let supervised = listener.is_none();
-    let child = Child { plan, stdio, gate: theirs, listener, ending: theirs_ending };
+    let maps = sources::own_maps(&plan)?;
+    let (builder, to) = match plan.userns {
+        Some(_) => {
+            // Each message is one mount.
+            let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
+            let (from, to) = pair.map_err(|errno| Error::os("make a socket for mounts", errno))?;
+            (Some(from), Some(to))
+        }
+        None => (None, None),
+    };
+    let child = Child { plan, stdio, gate: theirs, listener, ending: theirs_ending, maps, builder };
     let Stdio { stdin, stdout, stderr } = &child.stdio;
     let mut keep: Vec<BorrowedFd<'_>> = [stdin, stdout, stderr, &child.gate].map(AsFd::as_fd).into();
-    keep.extend(child.listener.iter().chain(&child.ending).map(AsFd::as_fd));
+    keep.extend(child.listener.iter().chain(&child.ending).chain(&child.builder).map(AsFd::as_fd));
+    keep.extend(child.maps.iter().flatten().map(AsFd::as_fd));
     let clone = Clone3 { namespaces: child.plan.namespaces.new, cgroup: Some(cgroup.as_fd()), keep: &keep };
     let init =
         clone.spawn(&child, main).map_err(|error| Error::io("start init in", cgroup.path(), &error))?;
+    let builder = match to {
+        Some(to) => userns::prepare(&init, &child.plan, &child.maps, cgroup, &child.stdio, to),
+        None => Ok(None),
+    };
     // The child's ends: with them open here, its end would not be an end of file.
     drop(child);
-    if let Err(error) = gate::wait_until_built(&ours) {
+    let built = builder.and_then(|builder| {
+        let built = gate::wait_until_built(&ours);
+        userns::finish(builder);
+        built
+    });
+    if let Err(error) = built {
         let _ = signal::send(&init.pidfd, nix::libc::SIGKILL);
         let _ = waitid(WaitId::PidFd(init.pidfd.as_fd()), WaitIdOptions::EXITED);
         return Err(error);
@@ -112,8 +135,18 @@ fn build(child: &Child, process: &mut ProcessPlan) -> Result<CString> {
     credentials::set_oom_score(process.oom_score_adj)?;
     rustix::process::umask(Mode::empty());
     namespaces(plan)?;
-    let sources = mounts::open_sources(plan)?;
-    let root = rootfs::build(plan)?;
+    let (root, sources) = match &child.builder {
+        None => {
+            let sources = sources::open(plan, &child.maps, None)?;
+            (rootfs::build(plan, None)?, sources)
+        }
+        Some(builder) => {
+            let (root, sources) = sources::receive(builder, plan)?;
+            userns::become_root()?;
+            rootfs::cover(&root)?;
+            (root, sources)
+        }
+    };
     for (mount, source) in plan.mounts.iter().zip(sources) {
         mounts::perform(&root, mount, source)?;
     }

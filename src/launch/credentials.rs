@@ -235,15 +235,19 @@ fn own_pipes(identity: &Identity) -> Result<()> {
     }
     let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
     for fd in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
-        let stat = rustix::fs::fstat(fd).map_err(|errno| Error::os("look at standard output", errno))?;
-        // A FIFO with a name is somebody's file.
-        let is_pipe = rustix::fs::fstatfs(fd).is_ok_and(|fs| fs.f_type == PIPEFS_MAGIC);
-        if is_pipe && FileType::from_raw_mode(stat.st_mode) == FileType::Fifo {
+        if is_pipe(fd)? {
             rustix::fs::fchown(fd, Some(uid), Some(gid))
                 .map_err(|errno| Error::os("give standard output to the container's user", errno))?;
         }
     }
     Ok(())
+}
+
+/// Whether `fd` is a pipe without a name: a FIFO with one is somebody's file.
+pub(super) fn is_pipe(fd: impl AsFd) -> Result<bool> {
+    let stat = rustix::fs::fstat(&fd).map_err(|errno| Error::os("look at standard output", errno))?;
+    let unnamed = rustix::fs::fstatfs(&fd).is_ok_and(|fs| fs.f_type == PIPEFS_MAGIC);
+    Ok(unnamed && FileType::from_raw_mode(stat.st_mode) == FileType::Fifo)
 }
 
 fn become_user(identity: &Identity, capabilities: Option<CapabilityPlan>) -> Result<()> {

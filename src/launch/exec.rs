@@ -19,6 +19,7 @@ use rustix::thread::{move_into_link_name_space, move_into_thread_name_spaces};
 use super::child::{assert_single_threaded, execute, take_stdio};
 use super::credentials::{self, ProcessPlan};
 use super::plan::Namespaces;
+use super::userns::{self, Maps};
 use super::{Stdio, command, gate};
 use crate::cgroup::Cgroup;
 use crate::error::{Error, Kind, Result};
@@ -43,6 +44,8 @@ pub struct ExecPlan {
     process: ProcessPlan,
     /// The container has a pid namespace of its own.
     pid: bool,
+    /// The maps of the container's user namespace, where it has one.
+    userns: Option<Maps>,
     /// The other namespaces it does not share with the host.
     join: ThreadNameSpaceType,
 }
@@ -85,6 +88,7 @@ pub fn plan_exec(spec: &Spec, wanted: &Process) -> Result<ExecPlan> {
     Ok(ExecPlan {
         process: ProcessPlan::of(&process)?,
         pid: owned & pid != 0,
+        userns: Maps::of(spec),
         join: ThreadNameSpaceType::from_bits_retain(owned & !pid),
     })
 }
@@ -102,6 +106,9 @@ pub fn exec(plan: ExecPlan, init: BorrowedFd<'_>, cgroup: &Cgroup, stdio: Stdio)
     assert_single_threaded()?;
     let (report, theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(|errno| Error::os("make a pipe", errno))?;
+    if let Some(maps) = &plan.userns {
+        userns::give_pipes(maps, &stdio)?;
+    }
     let child = Child { plan, stdio, init, report: theirs };
     let Stdio { stdin, stdout, stderr } = &child.stdio;
     let keep = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd(), init, child.report.as_fd()];

@@ -28,10 +28,13 @@ mod mount_options;
 mod mounts;
 mod network;
 mod plan;
+pub mod probe;
 mod root;
 mod rootfs;
+mod sources;
 #[cfg(test)]
 mod tests;
+mod userns;
 
 use std::os::fd::OwnedFd;
 

@@ -1,7 +1,7 @@
 //! Mounts by descriptor: made where nobody sees them, then moved to a place that was resolved inside
 //! the root. No path of the container is ever given to the kernel a second time.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path};
 
 use rustix::fs::{CWD, FileType};
@@ -13,20 +13,15 @@ use rustix::mount::{
 
 use super::copy_up;
 use super::mount_options::Options;
-use super::plan::{Mount, Plan};
+use super::plan::Mount;
 use super::root::{self, Target};
+use super::userns;
 use crate::error::{Error, Result};
 use crate::sys::mount::{MountAttr, RDONLY};
 use crate::sys::mount_setattr;
 
 /// A detached mount, and what it has to be put on.
 pub(super) type Source = (OwnedFd, Target);
-
-/// What `plan` mounts of the host. Taken before this process's mounts are cut off from the host's: what
-/// shall go on hearing of mounts there (`rslave`, `rshared`) could not any more.
-pub(super) fn open_sources(plan: &Plan) -> Result<Vec<Option<Source>>> {
-    plan.mounts.iter().map(|mount| mount.options.bind.then(|| bind(mount)).transpose()).collect()
-}
 
 /// Performs `mount` inside `root`, from the `source` that was opened for it.
 pub(super) fn perform(root: impl AsFd, mount: &Mount, source: Option<Source>) -> Result<()> {
@@ -94,7 +89,8 @@ fn copy_flags(recursive: bool) -> OpenTreeFlags {
     if recursive { flags | OpenTreeFlags::AT_RECURSIVE } else { flags }
 }
 
-fn bind(mount: &Mount) -> Result<Source> {
+/// The bind mount `mount`, detached; idmapped as `namespace` has it where that was asked for.
+pub(super) fn bind(mount: &Mount, namespace: Option<BorrowedFd<'_>>) -> Result<Source> {
     // The plan gives every bind mount a source.
     let source = mount.source.as_deref().unwrap_or(Path::new("/"));
     let failed = |errno| {
@@ -103,6 +99,9 @@ fn bind(mount: &Mount) -> Result<Source> {
     };
     let tree = open_tree(CWD, source, copy_flags(mount.options.recursive)).map_err(failed)?;
     apply(&tree, &mount.options).map_err(failed)?;
+    if let (Some(idmap), Some(namespace)) = (&mount.idmap, namespace) {
+        userns::idmap(&tree, idmap.recursive, namespace, source)?;
+    }
     let kind = kind_of(&tree).map_err(failed)?;
     Ok((tree, kind))
 }
@@ -126,7 +125,7 @@ fn apply(tree: &OwnedFd, options: &Options) -> Result<(), Errno> {
     mount_setattr(tree, recursive, &propagation).map_err(of_io)
 }
 
-fn file_system(mount: &Mount) -> Result<OwnedFd> {
+pub(super) fn file_system(mount: &Mount) -> Result<OwnedFd> {
     // A configuration says `cgroup` on every host; the container gets the one hierarchy there is.
     let kind = if mount.kind == "cgroup" { "cgroup2" } else { mount.kind.as_str() };
     let options = &mount.options;

@@ -7,7 +7,8 @@ use std::path::{Component, Path, PathBuf};
 use oci_spec::runtime::{LinuxDevice, LinuxNamespaceType, Spec};
 
 use super::credentials::ProcessPlan;
-use super::mount_options::{self, Options};
+use super::mount_options::{self, Idmap, Options};
+use super::userns::Maps;
 use crate::error::{Error, Result};
 use crate::paths::ContainerPaths;
 use crate::spec::settings::Settings;
@@ -18,6 +19,10 @@ pub struct Plan {
     pub(super) rootfs: PathBuf,
     pub(super) read_only: bool,
     pub(super) overlay: Option<Overlay>,
+    /// A user namespace of the container's own.
+    pub(super) userns: Option<Maps>,
+    /// The root filesystem is shown through an idmapped mount.
+    pub(super) idmap_root: bool,
     pub(super) namespaces: Namespaces,
     pub(super) mounts: Vec<Mount>,
     pub(super) devices: Vec<LinuxDevice>,
@@ -62,6 +67,17 @@ pub(super) struct Mount {
     pub(super) kind: String,
     pub(super) source: Option<PathBuf>,
     pub(super) options: Options,
+    /// An idmapped mount.
+    pub(super) idmap: Option<MountMap>,
+}
+
+/// How a mount is idmapped.
+#[derive(Debug)]
+pub(super) struct MountMap {
+    /// With all mounts below.
+    pub(super) recursive: bool,
+    /// Its own map; the container's where absent.
+    pub(super) own: Option<Maps>,
 }
 
 impl Namespaces {
@@ -78,10 +94,13 @@ impl Namespaces {
             let kind = namespace.typ();
             let flag = Self::flag(kind);
             match (kind, namespace.path()) {
-                (LinuxNamespaceType::User | LinuxNamespaceType::Time, _) => {
+                (LinuxNamespaceType::Time, _) => {
                     return Err(unsupported(format!("a {kind} namespace")));
                 }
-                (LinuxNamespaceType::Mount | LinuxNamespaceType::Pid, Some(path)) => {
+                (
+                    LinuxNamespaceType::Mount | LinuxNamespaceType::Pid | LinuxNamespaceType::User,
+                    Some(path),
+                ) => {
                     return Err(unsupported(format!("joining the {kind} namespace {}", path.display())));
                 }
                 (_, Some(path)) => namespaces.joined.push((kind, path.clone())),
@@ -92,6 +111,12 @@ impl Namespaces {
         }
         if namespaces.new & u64::from(Self::flag(LinuxNamespaceType::Mount)) == 0 {
             return Err(Error::usage("linux.namespaces", "has no new mount namespace"));
+        }
+        if let Some((kind, path)) =
+            namespaces.joined.first().filter(|_| namespaces.is_new(LinuxNamespaceType::User))
+        {
+            let what = format!("joining the {kind} namespace {} from a new user namespace", path.display());
+            return Err(unsupported(what));
         }
         Ok(namespaces)
     }
@@ -127,11 +152,13 @@ pub fn plan(spec: &Spec, settings: &Settings, paths: &ContainerPaths, bundle: &P
             work: paths.work(),
             hidden: hidden(paths),
         }),
+        userns: Maps::of(spec).filter(|_| namespaces.is_new(LinuxNamespaceType::User)),
+        idmap_root: settings.idmap_root,
         mounts: spec
             .mounts()
             .iter()
             .flatten()
-            .map(|mount| Mount::of(mount, bundle))
+            .map(|mount| Mount::of(mount, bundle, namespaces.is_new(LinuxNamespaceType::User)))
             .collect::<Result<_>>()?,
         devices: linux.and_then(|linux| linux.devices().clone()).unwrap_or_default(),
         hostname: spec.hostname().clone().filter(|name| !name.is_empty()),
@@ -156,7 +183,7 @@ fn hidden(paths: &ContainerPaths) -> Vec<PathBuf> {
 }
 
 impl Mount {
-    fn of(mount: &oci_spec::runtime::Mount, bundle: &Path) -> Result<Self> {
+    fn of(mount: &oci_spec::runtime::Mount, bundle: &Path, userns: bool) -> Result<Self> {
         let destination = mount.destination();
         let what = || format!("mount on {}", destination.display());
         if destination.components().any(|part| part == Component::ParentDir) {
@@ -174,13 +201,23 @@ impl Mount {
         if let Some(option) = options.unknown_to_bind().filter(|_| options.bind) {
             return Err(Error::usage(what(), format!("unknown mount option {option:?}")));
         }
-        if options.idmap.is_some() {
-            return Err(Error::usage(what(), "idmapped mounts are not supported yet"));
+        let own = match (mount.uid_mappings(), mount.gid_mappings()) {
+            (Some(uids), Some(gids)) => Some(Maps { uids: uids.clone(), gids: gids.clone() }),
+            _ => None,
+        };
+        let idmap = (options.idmap.is_some() || own.is_some())
+            .then(|| MountMap { recursive: options.idmap == Some(Idmap::Recursive), own });
+        if idmap.as_ref().is_some_and(|idmap| idmap.own.is_none() && !userns) {
+            return Err(Error::usage(what(), "idmap without a map needs a user namespace to take it from")
+                .hint("--userns auto, or a map of its own: idmap=uids=0-1000-1;gids=0-1000-1"));
+        }
+        if idmap.is_some() && !options.bind {
+            return Err(Error::usage(what(), "only a bind mount can be idmapped"));
         }
         if kind.is_empty() && !options.bind {
             return Err(Error::usage(what(), "has no type"));
         }
-        Ok(Self { destination: destination.clone(), kind, source, options })
+        Ok(Self { destination: destination.clone(), kind, source, options, idmap })
     }
 }
 

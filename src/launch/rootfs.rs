@@ -1,6 +1,6 @@
 //! The root of the container: a private copy of a tree of mounts, or an overlay above it.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Gid, Mode, OFlags, Uid};
@@ -10,33 +10,62 @@ use rustix::mount::{OpenTreeFlags, UnmountFlags, open_tree, unmount};
 use super::mounts::{attach, copy_tree, new_file_system};
 use super::plan::{Overlay, Plan};
 use super::root;
+use super::userns;
 use crate::error::{Error, Result};
 use crate::sys::mount::{MountAttr, NODEV, NOEXEC, NOSUID, RDONLY};
 use crate::sys::mount_setattr;
 
 /// Builds the root filesystem of `plan` and attaches it in this process's own mount namespace, where
-/// [`enter`] finds it.
-pub(super) fn build(plan: &Plan) -> Result<OwnedFd> {
+/// [`enter`] finds it. With `userns` its files are shown as that user namespace has them.
+pub(super) fn build(plan: &Plan, userns: Option<BorrowedFd<'_>>) -> Result<OwnedFd> {
     isolate()?;
+    let userns = userns.filter(|_| plan.idmap_root);
     let failed = |errno| Error::at("open the root filesystem", &plan.rootfs, errno);
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let base = rustix::fs::open(&plan.rootfs, flags, Mode::empty()).map_err(failed)?;
     refuse_empty(plan, &base)?;
     let root = match &plan.overlay {
-        None => copy_tree(&base, true).map_err(failed)?,
-        Some(overlay) => self::overlay(&base, overlay)?,
+        None => {
+            let copy = copy_tree(&base, true).map_err(failed)?;
+            if let Some(userns) = userns {
+                userns::idmap(&copy, true, userns, &plan.rootfs)?;
+            }
+            copy
+        }
+        Some(overlay) => match userns {
+            None => self::overlay(&base, overlay)?,
+            Some(userns) => self::overlay(&lower(plan, &base, userns)?, overlay)?,
+        },
     };
     // pivot_root wants a mount point.
     attach(&root, &base).map_err(|errno| Error::at("attach the root filesystem", &plan.rootfs, errno))?;
     if let Some(overlay) = &plan.overlay {
         if plan.rootfs == Path::new("/") {
-            show_host_mounts(&root, &overlay.hidden)?;
+            show_host_mounts(&root, &overlay.hidden, userns)?;
         }
         for hidden in &overlay.hidden {
             hide(&root, &plan.rootfs, hidden)?;
         }
     }
     Ok(root)
+}
+
+/// Attaches `root` over everything else: for a process that may not even look at the place of the root
+/// filesystem on the host.
+pub(super) fn cover(root: &OwnedFd) -> Result<()> {
+    isolate()?;
+    let top = open_dir(Path::new("/"))?;
+    attach(root, &top).map_err(|errno| Error::at("attach the root filesystem", "/", errno))
+}
+
+/// An idmapped mount of the directory that an overlay is put above. It has to be attached: no other can be
+/// a layer. What lies in the upper directory has the owners that it has outside.
+fn lower(plan: &Plan, base: &OwnedFd, userns: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let failed = |errno| Error::at("open the root filesystem", &plan.rootfs, errno);
+    let lower = copy_tree(base, false).map_err(failed)?;
+    userns::idmap(&lower, false, userns, &plan.rootfs)?;
+    attach(&lower, base).map_err(failed)?;
+    Ok(lower)
 }
 
 /// An empty root in which nothing will be mounted that could hold the command is a mistake: said before
@@ -150,7 +179,7 @@ const FILES: [&str; 12] = [
 
 /// An overlay does not show what is mounted below its lower directory: `/usr` or `/home` of a host
 /// that has them apart would be empty. They are there to be read.
-fn show_host_mounts(root: &OwnedFd, hidden: &[PathBuf]) -> Result<()> {
+fn show_host_mounts(root: &OwnedFd, hidden: &[PathBuf], userns: Option<BorrowedFd<'_>>) -> Result<()> {
     let mounts = procfs::process::Process::myself().and_then(|process| process.mountinfo());
     let mounts = mounts.map_err(|error| Error::failed("read /proc/self/mountinfo", error.to_string()))?;
     for mount in mounts {
@@ -164,6 +193,10 @@ fn show_host_mounts(root: &OwnedFd, hidden: &[PathBuf]) -> Result<()> {
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         let Ok(tree) = open_tree(CWD, place, flags) else { continue };
         let Ok(target) = root::open(root, place, OFlags::PATH) else { continue };
+        // What cannot be idmapped shows nobody's files.
+        if let Some(userns) = userns {
+            let _ = userns::idmap(&tree, false, userns, place);
+        }
         let read_only = MountAttr { set: RDONLY, ..MountAttr::default() };
         if mount_setattr(&tree, false, &read_only).is_ok() {
             let _ = attach(&tree, &target);

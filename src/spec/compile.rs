@@ -12,7 +12,7 @@ use crate::spec::options::{Network, Options};
 use crate::spec::rootfiles::{self, RootFile};
 use crate::spec::settings::Settings;
 use crate::spec::volume::tmpfs;
-use crate::spec::{defaults, env, signal, validate};
+use crate::spec::{defaults, env, idmap, signal, validate};
 
 /// The version of the OCI runtime specification that `spec.json` follows.
 const OCI_VERSION: &str = "1.2.0";
@@ -47,7 +47,7 @@ pub fn compile(options: &Options, id: &ContainerId, paths: &ContainerPaths, host
         .set_mounts(Some(mounts(options, &files, paths, host)?))
         .set_process(Some(process(options, &hostname)?))
         .set_annotations(Some(annotations(options, &settings)?))
-        .set_linux(Some(linux(&options.network)))
+        .set_linux(Some(linux(options)))
         .set_hostname(Some(hostname));
     validate::validate(&spec)?;
     Ok(Compiled { spec, settings, files })
@@ -65,6 +65,7 @@ fn settings(options: &Options) -> Result<Settings> {
     let default = Settings::default();
     Ok(Settings {
         overlay: options.rootfs.overlay,
+        idmap_root: options.userns.is_some(),
         init: options.init,
         rm: options.rm,
         interactive: options.interactive,
@@ -144,6 +145,15 @@ fn mounts(options: &Options, files: &[RootFile], paths: &ContainerPaths, host: &
     }
     own.sort_by_key(|mount| mount.destination().components().count());
     let mut mounts = defaults::mounts();
+    // The group of terminals: only where it exists.
+    if options.userns.as_ref().is_some_and(|ranges| idmap::to_host(ranges, defaults::TTY_GROUP).is_none()) {
+        let no_group = |mount: &mut Mount| {
+            let options: Vec<_> =
+                mount.options().iter().flatten().filter(|o| !o.starts_with("gid=")).cloned().collect();
+            mount.set_options(Some(options));
+        };
+        mounts.iter_mut().for_each(no_group);
+    }
     for mount in own {
         match mounts.iter_mut().find(|default| default.destination() == mount.destination()) {
             Some(default) => *default = mount,
@@ -187,15 +197,15 @@ fn user(text: Option<&str>) -> Result<User> {
     Ok(user)
 }
 
-fn linux(network: &Network) -> Linux {
-    use LinuxNamespaceType::{Cgroup, Ipc, Mount, Network as Net, Pid, Uts};
+fn linux(options: &Options) -> Linux {
+    use LinuxNamespaceType::{Cgroup, Ipc, Mount, Network as Net, Pid, User, Uts};
     let new = |kind| {
         let mut namespace = LinuxNamespace::default();
         namespace.set_typ(kind);
         namespace
     };
     let mut namespaces: Vec<_> = [Pid, Mount, Uts, Ipc, Cgroup].map(new).into();
-    match network {
+    match &options.network {
         Network::Host => {}
         Network::None => namespaces.push(new(Net)),
         Network::Path(path) => {
@@ -205,6 +215,10 @@ fn linux(network: &Network) -> Linux {
         }
     }
     let mut linux = Linux::default();
+    if let Some(ranges) = &options.userns {
+        namespaces.push(new(User));
+        linux.set_uid_mappings(Some(ranges.clone())).set_gid_mappings(Some(ranges.clone()));
+    }
     linux
         .set_namespaces(Some(namespaces))
         .set_resources(None)

@@ -8,6 +8,9 @@ use oci_spec::runtime::{Capability, LinuxCapabilities, Mount};
 /// Where commands are looked up where the user said nothing.
 pub(super) const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// `tty` in the groups of every distribution: what a terminal in `/dev/pts` belongs to, see [`mounts`].
+pub(super) const TTY_GROUP: u32 = 5;
+
 /// Interfaces under `/proc` and `/sys` that tell about the host or reach into it.
 pub(super) const MASKED: [&str; 12] = [
     "/proc/acpi",

@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use oci_spec::runtime::LinuxIdMapping;
+
 use crate::error::{Error, Result};
+use crate::spec::idmap;
 use crate::spec::settings::STOP_TIMEOUT;
 
 /// Everything that makes a supervised container.
@@ -25,6 +28,8 @@ pub struct Options {
     pub init: bool,
     /// The network.
     pub network: Network,
+    /// The user namespace: none of its own where absent; the ranges of its IDs, users and groups alike.
+    pub userns: Option<Vec<LinuxIdMapping>>,
     /// `KEY=VALUE` or `KEY`.
     pub labels: Vec<String>,
     /// `KEY=VALUE`.
@@ -60,6 +65,7 @@ impl Options {
             hostname: None,
             init: false,
             network: Network::Host,
+            userns: None,
             labels: Vec::new(),
             annotations: Vec::new(),
             volumes: Vec::new(),
@@ -116,6 +122,55 @@ impl FromStr for Network {
             (_, Some(path)) if path.starts_with('/') => Ok(Self::Path(path.into())),
             _ => Err(Error::usage(format!("--network {text:?}"), "is none that podrun knows")
                 .hint("host, none, or ns:PATH with an absolute path such as ns:/run/netns/NAME")),
+        }
+    }
+}
+
+/// `--userns host|auto[:size=N]|map:CONTAINER:HOST:SIZE[,…]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Userns {
+    /// The host's.
+    #[default]
+    Host,
+    /// A new one, with so many IDs that no other container has.
+    Auto {
+        /// How many.
+        size: u32,
+    },
+    /// A new one with these ranges.
+    Map(Vec<LinuxIdMapping>),
+}
+
+impl Userns {
+    /// As many IDs as Debian's `nobody` and systemd's dynamic users need.
+    const SIZE: u32 = 65536;
+}
+
+impl FromStr for Userns {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let what = || format!("--userns {text:?}");
+        match text.split_once(':').map_or((text, None), |(kind, rest)| (kind, Some(rest))) {
+            ("host", None) => Ok(Self::Host),
+            ("auto", None) => Ok(Self::Auto { size: Self::SIZE }),
+            ("auto", Some(rest)) => match rest.strip_prefix("size=").map(str::parse) {
+                Some(Ok(size @ 1..)) => Ok(Self::Auto { size }),
+                _ => Err(Error::usage(what(), "is not auto:size=NUMBER, a size of at least 1")),
+            },
+            ("map", Some(rest)) => {
+                let ranges: Option<Vec<_>> = rest.split(',').map(|range| idmap::range(range, ':')).collect();
+                let ranges = ranges.ok_or_else(|| {
+                    Error::usage(what(), "is not CONTAINER:HOST:SIZE[,…]").hint("map:0:100000:65536")
+                })?;
+                idmap::check(&what(), &ranges)?;
+                match idmap::to_host(&ranges, 0) {
+                    Some(_) => Ok(Self::Map(ranges)),
+                    None => Err(Error::usage(what(), "does not map root, who builds the container")),
+                }
+            }
+            _ => Err(Error::usage(what(), "is none that podrun knows")
+                .hint("host, auto, auto:size=NUMBER, or map:CONTAINER:HOST:SIZE such as map:0:100000:65536")),
         }
     }
 }

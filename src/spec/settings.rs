@@ -19,6 +19,8 @@ pub const STOP_TIMEOUT: u64 = 10;
 pub struct Settings {
     /// A writable overlay above the root filesystem (`--rootfs DIR:O`).
     pub overlay: bool,
+    /// The root filesystem is shown with the owners that the user namespace expects (`--userns`).
+    pub idmap_root: bool,
     /// A minimal PID 1 that forwards signals and reaps (`--init`).
     pub init: bool,
     /// The shim deletes the container once it has ended (`--rm`).
@@ -37,6 +39,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             overlay: false,
+            idmap_root: false,
             init: false,
             rm: false,
             interactive: false,
@@ -62,6 +65,7 @@ impl Settings {
                 || Error::usage(format!("annotation {key}"), format!("{value:?} is not a legal value"));
             match name {
                 "overlay" => settings.overlay = value.parse().map_err(|_| wrong())?,
+                "idmap-root" => settings.idmap_root = value.parse().map_err(|_| wrong())?,
                 "init" => settings.init = value.parse().map_err(|_| wrong())?,
                 "rm" => settings.rm = value.parse().map_err(|_| wrong())?,
                 "interactive" => settings.interactive = value.parse().map_err(|_| wrong())?,
@@ -81,6 +85,7 @@ impl Settings {
         };
         for (name, value) in [
             ("overlay", self.overlay),
+            ("idmap-root", self.idmap_root),
             ("init", self.init),
             ("rm", self.rm),
             ("interactive", self.interactive),
@@ -109,10 +114,10 @@ mod tests {
     proptest! {
         #[test]
         fn settings_come_back_from_the_annotations_they_became(
-            overlay: bool, init: bool, rm: bool, interactive: bool, stop_signal in 1..65i32,
+            overlay: bool, idmap_root: bool, init: bool, rm: bool, interactive: bool, stop_signal in 1..65i32,
             stop_timeout: u64, labels in prop::collection::btree_map(".{0,9}", ".{0,9}", 0..4),
         ) {
-            let settings = Settings { overlay, init, rm, interactive, stop_signal, stop_timeout, labels };
+            let settings = Settings { overlay, idmap_root, init, rm, interactive, stop_signal, stop_timeout, labels };
             let mut annotations = HashMap::new();
             settings.write_to(&mut annotations);
             let mut spec = Spec::default();

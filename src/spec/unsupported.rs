@@ -22,8 +22,6 @@ pub(super) fn refuse(spec: &Spec) -> Result<()> {
     }
     wanted.extend(spec.process().iter().flat_map(process));
     wanted.extend(spec.linux().iter().flat_map(linux));
-    let mapped = |mount: &oci_spec::runtime::Mount| some(mount.uid_mappings()) || some(mount.gid_mappings());
-    wanted.push(("mounts.uidMappings", spec.mounts().iter().flatten().any(mapped)));
     match wanted.into_iter().find(|(_, wanted)| *wanted) {
         Some((field, _)) => Err(Error::usage(format!("config {field}"), "is not supported yet")),
         None => Ok(()),
@@ -45,8 +43,6 @@ fn process(process: &Process) -> [(&'static str, bool); 6] {
 fn linux(linux: &Linux) -> Vec<(&'static str, bool)> {
     let mut wanted = vec![
         ("linux.seccomp", linux.seccomp().is_some()),
-        ("linux.uidMappings", some(linux.uid_mappings())),
-        ("linux.gidMappings", some(linux.gid_mappings())),
         ("linux.mountLabel", linux.mount_label().as_ref().is_some_and(|label| !label.is_empty())),
         ("linux.intelRdt", linux.intel_rdt().is_some()),
         ("linux.memoryPolicy", linux.memory_policy().is_some()),

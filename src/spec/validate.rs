@@ -5,9 +5,10 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Process, Spec};
 
 use crate::error::{Error, Result};
+use crate::spec::idmap;
 
 fn wrong(field: impl Into<String>, why: impl Into<String>) -> Error {
     Error::usage(format!("config {}", field.into()), why)
@@ -29,6 +30,7 @@ pub fn validate(spec: &Spec) -> Result<()> {
         if let Some(source) = mount.source() {
             path(&field("source"), source, Shape::MaybeEmpty)?;
         }
+        mappings(&field("uidMappings"), mount.uid_mappings(), &field("gidMappings"), mount.gid_mappings())?;
         for option in mount.options().iter().flatten() {
             text(&field("options"), option)?;
         }
@@ -77,6 +79,7 @@ fn linux(spec: &Spec, linux: &Linux) -> Result<()> {
             path(&format!("{field}.path"), target, Shape::Absolute)?;
         }
     }
+    user_namespace(spec, linux, kinds.contains(&(LinuxNamespaceType::User as u32)))?;
     // Without these two, building the container would change the host.
     if !kinds.contains(&(LinuxNamespaceType::Mount as u32)) {
         return Err(wrong("linux.namespaces", "has no mount namespace"));
@@ -98,6 +101,51 @@ fn linux(spec: &Spec, linux: &Linux) -> Result<()> {
     let read_only = linux.readonly_paths().iter().flatten().map(|path| ("linux.readonlyPaths", path));
     for (field, place) in masked.chain(read_only) {
         path(field, Path::new(place), Shape::Absolute)?;
+    }
+    Ok(())
+}
+
+/// Both maps, or neither; each as the kernel takes it. True where they are there.
+fn mappings(
+    uid_field: &str,
+    uids: &Option<Vec<LinuxIdMapping>>,
+    gid_field: &str,
+    gids: &Option<Vec<LinuxIdMapping>>,
+) -> Result<bool> {
+    let some = |ranges: &Option<Vec<_>>| ranges.as_ref().is_some_and(|ranges| !ranges.is_empty());
+    match (some(uids), some(gids)) {
+        (false, false) => return Ok(false),
+        (true, false) => return Err(wrong(gid_field, "is missing, and uidMappings is there")),
+        (false, true) => return Err(wrong(uid_field, "is missing, and gidMappings is there")),
+        (true, true) => {}
+    }
+    for (field, ranges) in [(uid_field, uids), (gid_field, gids)] {
+        idmap::check(&format!("config {field}"), ranges.as_deref().unwrap_or_default())?;
+    }
+    Ok(true)
+}
+
+/// A user namespace has maps, and the maps a user namespace; root and the process's user are in them.
+fn user_namespace(spec: &Spec, linux: &Linux, has_one: bool) -> Result<()> {
+    let (uids, gids) = (linux.uid_mappings(), linux.gid_mappings());
+    let mapped = mappings("linux.uidMappings", uids, "linux.gidMappings", gids)?;
+    match (has_one, mapped) {
+        (false, false) => return Ok(()),
+        (true, false) => return Err(wrong("linux.uidMappings", "is missing: the user namespace needs it")),
+        (false, true) => return Err(wrong("linux.uidMappings", "needs a user namespace")),
+        (true, true) => {}
+    }
+    let user = spec.process().as_ref().map(|process| process.user().clone()).unwrap_or_default();
+    for (field, ranges, id) in
+        [("linux.uidMappings", uids, user.uid()), ("linux.gidMappings", gids, user.gid())]
+    {
+        let ranges = ranges.as_deref().unwrap_or_default();
+        if idmap::to_host(ranges, 0).is_none() {
+            return Err(wrong(field, "does not map root, who builds the container"));
+        }
+        if user.username().is_none() && idmap::to_host(ranges, id).is_none() {
+            return Err(wrong(field, format!("does not map the process's own ID {id}")));
+        }
     }
     Ok(())
 }

@@ -21,6 +21,8 @@ pub const NOATIME: u64 = 0x10;
 pub const STRICTATIME: u64 = 0x20;
 /// `MOUNT_ATTR_NODIRATIME`
 pub const NODIRATIME: u64 = 0x80;
+/// `MOUNT_ATTR_IDMAP`: on a detached mount only, with a user namespace (Linux 5.12).
+pub const IDMAP: u64 = 0x10_0000;
 /// `MOUNT_ATTR_NOSYMFOLLOW`
 pub const NOSYMFOLLOW: u64 = 0x20_0000;
 

@@ -6,8 +6,10 @@
 mod attacks;
 mod bad_input;
 mod clients;
+mod doctor;
 mod exec;
 mod harness;
+mod init;
 mod inside;
 mod keeper;
 mod lifecycle;
@@ -18,4 +20,5 @@ mod oci;
 mod races;
 mod signals;
 mod survive;
+mod userns;
 mod wait;
