@@ -54,6 +54,9 @@ pub(super) struct ContainerArgs {
     /// Mount, in the words of docker: type=bind|tmpfs,source=SRC,target=DST[,readonly,…]
     #[arg(long, value_name = "TYPE,…")]
     mount: Vec<String>,
+    /// Let it use a device of the host, or every device in a directory
+    #[arg(long, value_name = "HOST[:CONTAINER[:rwm]]")]
+    device: Vec<String>,
     /// Mount an empty file system in memory
     #[arg(long, value_name = "DST[:OPTS]")]
     tmpfs: Vec<String>,
@@ -115,6 +118,7 @@ impl ContainerArgs {
             annotations: self.annotation,
             volumes: self.volume,
             mounts: self.mount,
+            devices: self.device,
             tmpfs: self.tmpfs,
             stop_signal: self.stop_signal,
             stop_timeout: self.stop_timeout,

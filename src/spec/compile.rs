@@ -12,7 +12,7 @@ use crate::spec::options::{Network, Options};
 use crate::spec::rootfiles::{self, RootFile};
 use crate::spec::settings::Settings;
 use crate::spec::volume::tmpfs;
-use crate::spec::{defaults, env, idmap, signal, validate};
+use crate::spec::{defaults, device, env, idmap, signal, validate};
 
 /// The version of the OCI runtime specification that `spec.json` follows.
 const OCI_VERSION: &str = "1.2.0";
@@ -39,15 +39,18 @@ pub fn compile(options: &Options, id: &ContainerId, paths: &ContainerPaths, host
     let settings = settings(options)?;
     let hostname = hostname(options.hostname.as_deref(), id)?;
     let files = files(options, &hostname, host);
+    let mut linux = linux(options);
+    let mut mounts = mounts(options, &files, paths, host)?;
+    mounts.extend(device::grant(&host.granted, options.userns.is_some(), &mut linux));
     let mut spec = Spec::default();
     let mut root = Root::default();
     root.set_path(host.rootfs.clone()).set_readonly(Some(options.read_only));
     spec.set_version(OCI_VERSION.to_owned())
         .set_root(Some(root))
-        .set_mounts(Some(mounts(options, &files, paths, host)?))
+        .set_mounts(Some(mounts))
         .set_process(Some(process(options, &hostname)?))
         .set_annotations(Some(annotations(options, &settings)?))
-        .set_linux(Some(linux(options)))
+        .set_linux(Some(linux))
         .set_hostname(Some(hostname));
     validate::validate(&spec)?;
     Ok(Compiled { spec, settings, files })

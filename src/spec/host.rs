@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::Mount;
 
 use crate::error::{Error, Result};
+use crate::spec::device::Device;
 use crate::spec::mount_flag::MountFlag;
 use crate::spec::options::Options;
 use crate::spec::rootfiles;
@@ -18,6 +19,8 @@ pub struct Host {
     pub rootfs: PathBuf,
     /// What `--volume` and `--mount` ask for: with absolute sources that exist.
     pub mounts: Vec<Mount>,
+    /// What `--device` asks for.
+    pub granted: Vec<Device>,
     /// The host's `/etc/resolv.conf`.
     pub resolv_conf: String,
     /// The host's `/etc/hosts`.
@@ -50,6 +53,9 @@ impl Host {
                 MountFlag::Bind(volume) => existing(&volume)?,
                 MountFlag::Tmpfs(mount) => mount,
             });
+        }
+        for text in &options.devices {
+            host.granted.extend(Device::find(text)?);
         }
         if options.rootfs.overlay || options.read_only {
             host.resolv_conf = text_of("/etc/resolv.conf")?;

@@ -10,6 +10,7 @@
 
 pub mod compile;
 mod defaults;
+pub mod device;
 pub mod env;
 pub mod host;
 pub mod idmap;

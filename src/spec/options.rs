@@ -38,6 +38,8 @@ pub struct Options {
     pub volumes: Vec<String>,
     /// `type=bind|tmpfs,…`.
     pub mounts: Vec<String>,
+    /// `HOST[:CONTAINER[:rwm]]`.
+    pub devices: Vec<String>,
     /// `DST[:opts]`.
     pub tmpfs: Vec<String>,
     /// What `stop` sends first; SIGTERM where absent.
@@ -70,6 +72,7 @@ impl Options {
             annotations: Vec::new(),
             volumes: Vec::new(),
             mounts: Vec::new(),
+            devices: Vec::new(),
             tmpfs: Vec::new(),
             stop_signal: None,
             stop_timeout: STOP_TIMEOUT,

@@ -238,3 +238,40 @@ fn a_wrong_mount_is_an_error_and_leaves_nothing() {
         podrun.cmd(["list", "-q"]).prints("");
     }
 }
+
+#[test]
+fn a_device_of_the_host_is_where_it_was_asked_for() {
+    let podrun = Podrun::new();
+    let stat = "stat -c '%F %t:%T %a' /dev/fuzz/zero; head -c 3 /dev/fuzz/zero | wc -c";
+    let options = ["--device", "/dev/zero:/dev/fuzz/zero:r"];
+    run(&podrun, &options, stat).prints("character special file 1:5 666\n3\n");
+    // The permission to open it is in the configuration, with the access that was asked for.
+    let rootfs = busybox();
+    let args = ["create", "d", "--rootfs", &rootfs, "--device", "/dev/zero:/dev/z:r", "--", "true"];
+    podrun.cmd(args).prints("d\n");
+    let spec = fs::read_to_string(podrun.container_dir("d").join("spec.json")).unwrap();
+    let spec: serde_json::Value = serde_json::from_str(&spec).unwrap();
+    let expected = json!([{"allow": true, "type": "c", "major": 1, "minor": 5, "access": "r"}]);
+    assert_eq!(spec["linux"]["resources"]["devices"], expected);
+    // Every device of a directory, and nothing else that is in it.
+    let dir = podrun.dir().join("devices");
+    fs::create_dir_all(dir.join("sub")).unwrap();
+    fs::write(dir.join("file"), "").unwrap();
+    for (name, minor) in [("a", 3), ("sub/b", 5)] {
+        let mode = rustix::fs::Mode::from_raw_mode(0o640);
+        let kind = rustix::fs::FileType::CharacterDevice;
+        rustix::fs::mknodat(rustix::fs::CWD, dir.join(name), kind, mode, rustix::fs::makedev(1, minor))
+            .unwrap();
+    }
+    let option = format!("{}:/dev/all", dir.display());
+    let script = "cd /dev/all; find . -type c -exec stat -c '%n %t:%T' {} + | sort; ls file 2>/dev/null; :";
+    run(&podrun, &["--device", &option], script).prints("./a 1:3\n./sub/b 1:5\n");
+    for (device, why) in [
+        ("/no/such", "/no/such: no such file or directory"),
+        ("/etc/passwd", "is not a device"),
+        ("/dev/null:/dev/x:rx", "not made of r, w and m"),
+        ("null", "not absolute"),
+    ] {
+        run(&podrun, &["--device", device], "true").fails(125, why);
+    }
+}

@@ -145,6 +145,17 @@ fn with_init_it_has_the_true_status_too() {
 }
 
 #[test]
+fn a_device_is_the_hosts_own_there() {
+    if !can_idmap() {
+        return;
+    }
+    let podrun = Podrun::new();
+    let script = "stat -c '%F %t:%T' /dev/x/zero; head -c 3 /dev/x/zero | wc -c";
+    let options = ["--device", "/dev/zero:/dev/x/zero"];
+    run(&podrun, &busybox(), &options, script).prints("character special file 1:5\n3\n");
+}
+
+#[test]
 fn auto_gives_every_container_ids_of_its_own() {
     if !can_idmap() {
         return;
