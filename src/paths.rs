@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! ROOT/containers/ID/       spec.json state.json exit.json log/ upper/ work/      durable
-//! RUN/ID/                   shim.sock exit.json shim.log                          volatile
+//! RUN/ID/                   shim.sock exit.json shim.log log.journal              volatile
 //! RUN/locks/ID              the lock, outside ID/ so that delete and create cannot race over it
 //! <cgroup>/podrun/ctr-ID    the workload;  <cgroup>/podrun/_shims  every shim
 //! ```
@@ -181,6 +181,11 @@ impl ContainerPaths {
     /// The log file that is written now.
     pub fn log(&self) -> PathBuf {
         self.log_dir().join("current.log")
+    }
+
+    /// The batch of output on its way into the log, in the volatile directory.
+    pub fn log_journal(&self) -> PathBuf {
+        self.run_dir.join("log.journal")
     }
 
     /// What the container wrote above its root (`--rootfs DIR:O`).

@@ -69,6 +69,12 @@ pub(super) struct ContainerArgs {
     /// Keep stdin open
     #[arg(long, short)]
     pub(super) interactive: bool,
+    /// Where the output goes: k8s-file, or given twice, two of them [default: k8s-file]
+    #[arg(long, value_name = "DRIVER")]
+    log_driver: Vec<String>,
+    /// How much of it is kept, and what a full disk means: max-size=10m,max-file=3,mode=block|drop
+    #[arg(long, value_name = "KEY=VALUE")]
+    log_opt: Vec<String>,
     /// The command and its arguments
     #[arg(last = true, value_name = "CMD")]
     command: Vec<String>,
@@ -124,6 +130,8 @@ impl ContainerArgs {
             stop_timeout: self.stop_timeout,
             interactive: self.interactive,
             rm,
+            log_drivers: self.log_driver,
+            log_options: self.log_opt,
             ..Options::new(rootfs, self.command)
         };
         // The exit code of a usage error is that of any other failure here: 125.

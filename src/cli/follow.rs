@@ -82,7 +82,6 @@ struct Progressing {
     ended: bool,
     asked: Asked,
     record: Option<ExitRecord>,
-    step: u64,
     /// There is nothing left to read up to `seen`.
     exhausted: bool,
     past_until: bool,
@@ -96,7 +95,6 @@ impl Follower<'_> {
             ended: false,
             asked: Asked::Nothing,
             record: None,
-            step: STEP,
             exhausted: false,
             past_until: false,
         };
@@ -146,32 +144,24 @@ impl Follower<'_> {
         self.client = None;
         state.ended = true;
         state.exhausted = false;
+        self.reader.refresh()?;
         state.seen.offset = self.reader.end()?;
         Ok(())
     }
 
     /// Takes one step of the log into the output.
     fn read(&mut self, state: &mut Progressing) -> Result<()> {
-        let from = self.reader.position();
-        let limit = state.seen.offset.min(from.offset + state.step);
         let output = &mut self.output;
-        let progress = self.reader.read_up_to(Some(limit), &mut |stream, bytes| {
+        let progress = self.reader.read_some(Some(state.seen.offset), STEP, &mut |stream, bytes| {
             output.push(stream, bytes);
             Ok(())
         });
         match progress {
             Ok(Progress::PastUntil) => state.past_until = true,
+            Ok(Progress::Exhausted) => state.exhausted = true,
             Ok(Progress::More) => {}
             Err(ReadError::Log(error)) => return Err(error),
             Err(ReadError::Sink(error)) => return Err(Error::io("write", "stdout", &error)),
-        }
-        if self.reader.position() != from {
-            state.step = STEP;
-        } else if limit < state.seen.offset {
-            // One record is longer than the step.
-            state.step *= 2;
-        } else {
-            state.exhausted = true;
         }
         Ok(())
     }
@@ -225,6 +215,9 @@ impl Follower<'_> {
         match reply {
             Reply::Log { position, ended } => {
                 state.exhausted &= position == state.seen;
+                if position.rotation != state.seen.rotation || ended || self.reader.is_empty() {
+                    self.reader.refresh()?;
+                }
                 (state.seen, state.ended) = (position, ended);
             }
             Reply::Ended(record) => {

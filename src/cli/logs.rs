@@ -62,7 +62,7 @@ pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
     let client = if args.follow { Client::connect(&paths)? } else { None };
     let follower = Follower {
         client,
-        reader: Reader::open(&[paths.log()], selection)?,
+        reader: Reader::open(&paths.log(), selection)?,
         output: Output::new(),
         signals: None,
         stdin: None,

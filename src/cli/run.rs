@@ -58,7 +58,7 @@ pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
     };
     // With --rm the file goes with the container: it is opened before that can happen.
     let log = roots.container(&id).log();
-    let reader = Reader::open(&[log], Selection::default()).map_err(|error| discard(roots, &id, error))?;
+    let reader = Reader::open(&log, Selection::default()).map_err(|error| discard(roots, &id, error))?;
     match client.call(&Request::Start) {
         Ok(Some(_)) => {}
         Ok(None) => {

@@ -159,6 +159,35 @@ fn fragments(stamp: &Stamp, stream: Stream, mut line: &[u8], out: &mut BytesMut)
     line.len()
 }
 
+/// How many bytes of `output` the first `records` records hold that [`format`] makes of it.
+pub fn covered(output: &[u8], records: usize) -> usize {
+    let mut start = 0;
+    for _ in 0..records {
+        let line = &output[start..];
+        let newline = memchr::memchr(b'\n', line);
+        let length = newline.unwrap_or(line.len());
+        start += match newline {
+            _ if length > MAX_PAYLOAD => MAX_PAYLOAD,
+            Some(newline) => newline + 1,
+            None => length,
+        };
+    }
+    start
+}
+
+/// The tag of a record that podrun wrote itself: `F:podrun`.
+const OWN: &[u8] = b":podrun";
+
+/// Appends a record of podrun's own to `out`. The tag behind its `F` is one that no output gets.
+pub fn marker(stamp: &Stamp, stream: Stream, text: &str, out: &mut BytesMut) {
+    let header = stamp.header(stream, Tag::Full);
+    out.put_slice(&header[..HEADER - 1]);
+    out.put_slice(OWN);
+    out.put_u8(b' ');
+    out.put_slice(text.as_bytes());
+    out.put_u8(b'\n');
+}
+
 /// One record, read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record<'a> {
@@ -238,7 +267,38 @@ mod tests {
         assert_eq!(records, [partial, partial, full]);
     }
 
+    #[test]
+    fn a_marker_is_a_record_that_output_cannot_imitate() {
+        let mut out = BytesMut::new();
+        marker(&at("2026-01-02T03:04:05Z"), Stream::Stderr, "podrun: so it is", &mut out);
+        assert_eq!(out[..], *b"2026-01-02T03:04:05.000000000Z stderr F:podrun podrun: so it is\n");
+        let record = Record::parse(&out[..out.len() - 1]).unwrap();
+        assert_eq!(
+            (record.stream, record.tag, record.payload),
+            (Stream::Stderr, Tag::Full, &b"podrun: so it is"[..])
+        );
+    }
+
     proptest! {
+        #[test]
+        fn the_first_records_cover_the_first_bytes(
+            lines in prop::collection::vec((0usize..3, 0usize..40), 0..9), records in 0usize..30, ends: bool,
+        ) {
+            let mut output: Vec<u8> = lines.iter().flat_map(|(long, more)| {
+                [vec![b'x'; long * MAX_PAYLOAD + more], vec![b'\n']].concat()
+            }).collect();
+            if !ends {
+                output.pop();
+            }
+            let mut out = BytesMut::new();
+            format(&at("2026-01-02T03:04:05Z"), Stream::Stdout, &output, &mut out);
+            let payload: usize = out.split_inclusive(|byte| *byte == b'\n').take(records).map(|line| {
+                let record = Record::parse(&line[..line.len() - 1]).unwrap();
+                record.payload.len() + usize::from(record.tag == Tag::Full)
+            }).sum();
+            prop_assert_eq!(covered(&output, records), payload);
+        }
+
         #[test]
         fn a_record_comes_back_as_it_was_written(
             nanos in 0i128..200_000_000_000_000_000_000, stderr: bool, partial: bool,

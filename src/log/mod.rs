@@ -8,6 +8,11 @@
 //! the end of a record, and nothing else can be. Whoever reads the records back and joins the
 //! fragments of each stream gets the bytes that were written, no more and no less.
 
+mod files;
+pub mod format;
 pub mod line;
 pub mod reader;
 mod tail;
+
+#[cfg(test)]
+mod tests;

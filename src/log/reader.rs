@@ -11,7 +11,6 @@
 //! is no record: a line that cannot be parsed is passed over and counted, and an unterminated end
 //! of the newest file is left for later, when it may have been completed.
 
-use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -19,6 +18,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 
 use crate::error::{Error, Result};
+use crate::log::files::{self, LogFile};
 use crate::log::line::{Record, Stamp, Stream, Tag};
 use crate::log::tail;
 
@@ -66,8 +66,10 @@ pub struct Position {
 /// Whether reading on can bring anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// It can, once the log has grown.
+    /// It can, at once.
     More,
+    /// It can, once the log has grown.
+    Exhausted,
     /// It cannot: the log has passed the selection's `until`.
     PastUntil,
 }
@@ -86,14 +88,19 @@ enum Line {
 
 /// How much is read at once. A record that is longer than [`MAX_RECORD`] is none of ours.
 const BUFFER: usize = 256 << 10;
+/// The most files that are kept open unread: what rotation deletes meanwhile still takes its place on
+/// the disk.
+const MAX_AHEAD: usize = 32;
 pub(super) const MAX_RECORD: usize = 32 << 20;
 
 /// A reader over the files of one log.
 #[derive(Debug)]
 pub struct Reader {
-    files: Vec<(PathBuf, File)>,
-    /// The newest file, while it does not exist.
-    missing: Option<PathBuf>,
+    /// The name of the newest file.
+    path: PathBuf,
+    files: Vec<LogFile>,
+    /// There are more files than were opened.
+    behind: bool,
     selection: Selection,
     since: Option<Stamp>,
     until: Option<Stamp>,
@@ -109,20 +116,10 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// A reader over `paths`, oldest first. A file that does not exist is an empty one; what it
-    /// is asked to tail is what the files hold now.
-    pub fn open<P: AsRef<Path>>(paths: &[P], selection: Selection) -> Result<Self> {
-        let (mut files, mut missing) = (Vec::new(), None);
-        for path in paths.iter().map(AsRef::as_ref) {
-            match File::open(path) {
-                Ok(file) => {
-                    files.push((path.to_owned(), file));
-                    missing = None;
-                }
-                Err(error) if error.kind() == ErrorKind::NotFound => missing = Some(path.to_owned()),
-                Err(error) => return Err(Error::io("read", path, &error)),
-            }
-        }
+    /// A reader over the log at `path` and what was rotated away before it. A log that does not exist
+    /// is an empty one; what it is asked to tail is what the files hold now.
+    pub fn open(path: &Path, selection: Selection) -> Result<Self> {
+        let files = files::open(path)?;
         let until = selection.until.map(Stamp::of);
         let starts = match selection.tail {
             None => [Position::default(); 2],
@@ -134,8 +131,9 @@ impl Reader {
             position: starts[0].min(starts[1]),
             starts,
             selection,
+            path: path.to_owned(),
             files,
-            missing,
+            behind: false,
             lines: [Line::Outside; 2],
             buffer: Vec::new(),
             overlong: false,
@@ -149,21 +147,37 @@ impl Reader {
         self.position
     }
 
+    /// There is no file yet.
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
     /// How long the newest file is now.
-    pub fn end(&mut self) -> Result<u64> {
-        self.find_missing()?;
-        let Some((path, file)) = self.files.last() else { return Ok(0) };
+    pub fn end(&self) -> Result<u64> {
+        let Some(LogFile { path, file, .. }) = self.files.last() else { return Ok(0) };
         Ok(file.metadata().map_err(|error| Error::io("read", path, &error))?.len())
     }
 
-    /// Opens the newest file if it has come into being.
-    fn find_missing(&mut self) -> Result<()> {
-        let Some(path) = self.missing.take() else { return Ok(()) };
-        match File::open(&path) {
-            Ok(file) => self.files.push((path, file)),
-            Err(error) if error.kind() == ErrorKind::NotFound => self.missing = Some(path),
-            Err(error) => return Err(Error::io("read", &path, &error)),
+    /// Looks for files that rotation has put before the newest. To be called soon after it has: what is
+    /// rotated away before it was opened cannot be read any more.
+    pub fn refresh(&mut self) -> Result<()> {
+        self.behind = self.files.len() - self.position.file.min(self.files.len()) > MAX_AHEAD;
+        if self.behind {
+            return Ok(());
         }
+        let mut found = files::open(&self.path)?;
+        if self.position.file + 1 == self.files.len() && self.end()? < self.position.offset {
+            // Truncated by somebody else: what it has now is new.
+            self.position.offset = 0;
+        }
+        if let Some(newest) = self.files.last() {
+            let known = found.iter().position(|file| file.inode == newest.inode);
+            if known.is_none() {
+                tracing::warn!(log = %self.path.display(), "rotated away before it could be read");
+            }
+            found.drain(..known.map_or(0, |known| known + 1));
+        }
+        self.files.append(&mut found);
         Ok(())
     }
 
@@ -172,34 +186,62 @@ impl Reader {
         self.skipped
     }
 
-    /// Goes on with `path` when the newest file has been read to its end: what rotation put in
-    /// its place.
-    pub fn add(&mut self, path: &Path) -> Result<()> {
-        let file = File::open(path).map_err(|error| Error::io("read", path, &error))?;
-        self.files.push((path.to_owned(), file));
-        Ok(())
-    }
-
-    /// Gives `sink` every whole record from here up to byte `limit` of the newest file, or to its
+    /// Gives `sink` every whole record from here up to byte `end` of the newest file, or to its
     /// end.
     pub fn read_up_to(
         &mut self,
-        limit: Option<u64>,
+        end: Option<u64>,
         sink: &mut dyn FnMut(Stream, &[u8]) -> io::Result<()>,
     ) -> Result<Progress, ReadError> {
-        self.find_missing().map_err(ReadError::Log)?;
-        while self.position.file < self.files.len() && !self.past_until {
-            let newest = self.position.file + 1 == self.files.len();
-            let limit = limit.filter(|_| newest).unwrap_or(u64::MAX);
-            let rest = self.read_file(limit, sink)?;
-            if newest {
-                break;
+        loop {
+            match self.read_some(end, u64::MAX, sink)? {
+                Progress::More => {}
+                done => return Ok(done),
             }
-            // A file that will not grow has no rest to wait for.
-            self.skipped += u64::from(rest && !std::mem::take(&mut self.overlong));
-            self.position = Position { file: self.position.file + 1, offset: 0 };
         }
-        Ok(if self.past_until { Progress::PastUntil } else { Progress::More })
+    }
+
+    /// The same, but at most `step` bytes, or one record that is longer.
+    pub fn read_some(
+        &mut self,
+        end: Option<u64>,
+        mut step: u64,
+        sink: &mut dyn FnMut(Stream, &[u8]) -> io::Result<()>,
+    ) -> Result<Progress, ReadError> {
+        if self.past_until {
+            return Ok(Progress::PastUntil);
+        }
+        while self.position.file < self.files.len() {
+            let newest = self.position.file + 1 == self.files.len();
+            let end = end.filter(|_| newest && !self.behind).unwrap_or(u64::MAX);
+            let from = self.position;
+            let limit = end.min(from.offset.saturating_add(step));
+            let rest = self.read_file(limit, sink)?;
+            if self.past_until {
+                return Ok(Progress::PastUntil);
+            }
+            if self.position != from {
+                return Ok(Progress::More);
+            }
+            let LogFile { path, file, .. } = &self.files[from.file];
+            let length =
+                file.metadata().map_err(|error| ReadError::Log(Error::io("read", path, &error)))?.len();
+            if limit < end.min(length) {
+                step = step.saturating_mul(2);
+            } else if newest && self.behind {
+                self.refresh().map_err(ReadError::Log)?;
+                if self.position.file + 1 == self.files.len() {
+                    break;
+                }
+            } else if newest {
+                break;
+            } else {
+                // A file that will not grow has no rest to wait for.
+                self.skipped += u64::from(rest && !std::mem::take(&mut self.overlong));
+                self.position = Position { file: from.file + 1, offset: 0 };
+            }
+        }
+        Ok(Progress::Exhausted)
     }
 
     /// Reads the current file; whether an unterminated line is left at its end.
@@ -225,7 +267,7 @@ impl Reader {
         }
         let mut filled = 0;
         loop {
-            let (path, file) = &self.files[self.position.file];
+            let LogFile { path, file, .. } = &self.files[self.position.file];
             let at = self.position.offset + filled as u64;
             let room =
                 (buffer.len() - filled).min(usize::try_from(limit.saturating_sub(at)).unwrap_or(usize::MAX));
@@ -331,220 +373,4 @@ pub enum ReadError {
     Log(Error),
     /// The sink.
     Sink(io::Error),
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fs::OpenOptions;
-    use std::io::Write;
-
-    use bytes::BytesMut;
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::log::line;
-
-    /// A log written piece by piece, one second apart.
-    #[derive(Default)]
-    struct Log {
-        file: BytesMut,
-        second: i64,
-    }
-
-    impl Log {
-        fn write(&mut self, stream: Stream, output: &[u8]) -> &mut Self {
-            let stamp = Stamp::of(at(self.second));
-            line::format(&stamp, stream, output, &mut self.file);
-            self.second += 1;
-            self
-        }
-    }
-
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(1_700_000_000 + second).unwrap()
-    }
-
-    fn read(bytes: &[u8], selection: Selection) -> [Vec<u8>; 2] {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("current.log");
-        std::fs::write(&path, bytes).unwrap();
-        drain(&mut Reader::open(&[path], selection).unwrap())
-    }
-
-    fn drain(reader: &mut Reader) -> [Vec<u8>; 2] {
-        let mut got = [Vec::new(), Vec::new()];
-        let result = reader.read_up_to(None, &mut |stream, bytes| {
-            got[stream as usize].extend_from_slice(bytes);
-            Ok(())
-        });
-        result.unwrap();
-        got
-    }
-
-    fn text(got: &[Vec<u8>; 2]) -> [&str; 2] {
-        [str::from_utf8(&got[0]).unwrap(), str::from_utf8(&got[1]).unwrap()]
-    }
-
-    use Stream::{Stderr as E, Stdout as O};
-
-    #[test]
-    fn tail_counts_lines_and_not_fragments() {
-        let mut log = Log::default();
-        log.write(O, b"a\n").write(E, b"b").write(O, b"c\n").write(E, b"d\n").write(O, b"e");
-        let tail = |lines| read(&log.file, Selection { tail: Some(lines), ..Selection::default() });
-        assert_eq!(text(&tail(0)), ["", ""]);
-        assert_eq!(text(&tail(1)), ["e", ""]);
-        assert_eq!(text(&tail(2)), ["e", "bd\n"]);
-        assert_eq!(text(&tail(3)), ["c\ne", "bd\n"]);
-        assert_eq!(text(&tail(9)), ["a\nc\ne", "bd\n"]);
-        let only = Selection { tail: Some(1), stderr: false, ..Selection::default() };
-        assert_eq!(text(&read(&log.file, only)), ["e", ""]);
-    }
-
-    #[test]
-    fn since_and_until_ask_when_a_line_began() {
-        let mut log = Log::default();
-        log.write(O, b"0\n").write(O, b"1").write(E, b"2\n").write(O, b"3\n4\n").write(O, b"5\n");
-        let all = Selection::default();
-        let between = |since, until, tail| {
-            let (since, until) = (Some(at(since)), Some(at(until)));
-            read(&log.file, Selection { since, until, tail, ..all.clone() })
-        };
-        assert_eq!(text(&between(1, 2, None)), ["13\n", "2\n"]);
-        assert_eq!(text(&between(2, 9, None)), ["4\n5\n", "2\n"]);
-        assert_eq!(text(&between(0, 3, Some(1))), ["4\n", ""]);
-        assert_eq!(text(&between(0, 1, Some(1))), ["13\n", ""]);
-    }
-
-    #[test]
-    fn timestamps_stand_once_before_each_line() {
-        let mut log = Log::default();
-        log.write(O, b"a").write(E, b"x\n").write(O, b"b\nc");
-        let got = read(&log.file, Selection { timestamps: true, ..Selection::default() });
-        let [a, x, c] = [0, 1, 2].map(|second| {
-            let stamp = Stamp::of(at(second));
-            str::from_utf8(stamp.as_bytes()).unwrap().to_owned()
-        });
-        assert_eq!(text(&got), [format!("{a} ab\n{c} c"), format!("{x} x\n")]);
-    }
-
-    #[test]
-    fn what_is_no_record_is_passed_over_and_an_unfinished_end_is_waited_for() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("current.log");
-        let mut log = Log::default();
-        log.write(O, b"a\n");
-        let mut bytes = b"\n\0\xff foreign\n2026-01-01T0 stdout F no\n".to_vec();
-        bytes.extend_from_slice(&log.file);
-        let torn = log.file.len() / 2;
-        bytes.extend_from_slice(&log.file[..torn]);
-        std::fs::write(&path, &bytes).unwrap();
-        let mut reader = Reader::open(&[&path], Selection::default()).unwrap();
-        assert_eq!(text(&drain(&mut reader)), ["a\n", ""]);
-        assert_eq!(reader.skipped(), 3);
-        assert_eq!(text(&drain(&mut reader)), ["", ""]);
-        let mut file = OpenOptions::new().append(true).open(&path).unwrap();
-        file.write_all(&log.file[torn..]).unwrap();
-        assert_eq!(text(&drain(&mut reader)), ["a\n", ""]);
-        assert_eq!(reader.position().offset, file.metadata().unwrap().len());
-    }
-
-    #[test]
-    fn a_line_longer_than_any_buffer_comes_back_whole() {
-        let mut line = vec![b'x'; 10 << 20];
-        line.push(b'\n');
-        let mut log = Log::default();
-        log.write(O, b"first\n").write(O, &line).write(E, b"\0\xff");
-        assert_eq!(
-            read(&log.file, Selection { tail: Some(2), ..Selection::default() }),
-            [line, b"\0\xff".to_vec()]
-        );
-        // Another writer's record, in one piece.
-        let mut log = Stamp::of(at(0)).header(O, Tag::Full).to_vec();
-        log.extend(vec![b'x'; 1 << 20]);
-        log.push(b'\n');
-        for tail in [None, Some(1)] {
-            assert_eq!(read(&log, Selection { tail, ..Selection::default() })[0].len(), (1 << 20) + 1);
-        }
-    }
-
-    #[test]
-    fn a_file_without_newlines_is_passed_over_in_bounded_memory() {
-        let foreign = [vec![b'x'; MAX_RECORD + 5], b"\n".to_vec()].concat();
-        let mut log = Log::default();
-        log.write(O, b"a\n");
-        let bytes = [&foreign[..], &log.file, &foreign].concat();
-        for tail in [None, Some(1)] {
-            assert_eq!(text(&read(&bytes, Selection { tail, ..Selection::default() })), ["a\n", ""]);
-        }
-    }
-
-    #[test]
-    fn a_million_alternating_lines_are_read_fast() {
-        let mut log = Log::default();
-        for line in 0..1_000_000 {
-            log.write(if line % 2 == 0 { O } else { E }, format!("{line}\n").as_bytes());
-        }
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("current.log");
-        std::fs::write(&path, &log.file).unwrap();
-        let begin = std::time::Instant::now();
-        let got = drain(&mut Reader::open(&[path], Selection::default()).unwrap());
-        assert_eq!(got[0].len() + got[1].len(), 6_888_890);
-        assert!(begin.elapsed().as_secs() < 5, "{:?}", begin.elapsed());
-    }
-
-    fn pieces() -> impl Strategy<Value = Vec<(bool, Vec<u8>)>> {
-        let byte = prop_oneof![3 => any::<u8>(), 1 => Just(b'\n'), 1 => Just(b'\0')];
-        prop::collection::vec((any::<bool>(), prop::collection::vec(byte, 0..40)), 0..40)
-    }
-
-    proptest! {
-        #[test]
-        fn both_streams_come_back_byte_for_byte(pieces in pieces(), cuts in prop::collection::vec(0usize..4000, 0..5), rotate in 0usize..40) {
-            let (mut log, mut want) = (Log::default(), [Vec::new(), Vec::new()]);
-            let mut border = 0;
-            for (index, (stderr, output)) in pieces.iter().enumerate() {
-                if index == rotate {
-                    border = log.file.len();
-                }
-                log.write(if *stderr { E } else { O }, output);
-                want[usize::from(*stderr)].extend_from_slice(output);
-            }
-            let dir = tempfile::tempdir().unwrap();
-            let (old, new) = (dir.path().join("current.log.1"), dir.path().join("current.log"));
-            std::fs::write(&old, &log.file[..border]).unwrap();
-            std::fs::write(&new, &log.file[border..]).unwrap();
-            let mut reader = Reader::open(&[old, new], Selection::default()).unwrap();
-            let mut got = [Vec::new(), Vec::new()];
-            let limits = cuts.iter().map(|cut| Some(*cut as u64)).chain([None]);
-            for limit in limits {
-                reader.read_up_to(limit, &mut |stream, bytes| {
-                    got[stream as usize].extend_from_slice(bytes);
-                    Ok(())
-                }).unwrap();
-            }
-            prop_assert_eq!(got, want);
-            prop_assert_eq!(reader.skipped(), 0);
-        }
-
-        #[test]
-        fn a_tail_is_the_end_of_the_whole(pieces in pieces(), lines in 0u64..20) {
-            let mut log = Log::default();
-            for (stderr, output) in &pieces {
-                log.write(if *stderr { E } else { O }, output);
-            }
-            let whole = read(&log.file, Selection::default());
-            let tail = read(&log.file, Selection { tail: Some(lines), ..Selection::default() });
-            let count = |bytes: &[u8]| bytes.split_inclusive(|byte| *byte == b'\n').count() as u64;
-            prop_assert!(whole[0].ends_with(&tail[0]) && whole[1].ends_with(&tail[1]));
-            let all = count(&whole[0]) + count(&whole[1]);
-            prop_assert_eq!(count(&tail[0]) + count(&tail[1]), lines.min(all));
-        }
-
-        #[test]
-        fn garbage_never_panics_and_never_loops(bytes in prop::collection::vec(any::<u8>(), 0..300), tail in prop::option::of(0u64..5)) {
-            read(&bytes, Selection { tail, ..Selection::default() });
-        }
-    }
 }

@@ -13,9 +13,10 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::log::files::LogFile;
 use crate::log::line::{Record, Stamp, Stream, Tag};
 use crate::log::reader::{MAX_RECORD, Position, Selection};
 
@@ -58,14 +59,14 @@ impl Tail {
 
 /// Where each stream begins when the last `lines` lines of the selection are shown.
 pub(super) fn starts(
-    files: &[(PathBuf, File)],
+    files: &[LogFile],
     selection: &Selection,
     until: Option<&Stamp>,
     lines: u64,
 ) -> Result<[Position; 2]> {
     let mut tail = Tail { left: lines, seen: [Seen::Nothing; 2] };
     let mut end = None;
-    for (index, (path, file)) in files.iter().enumerate().rev() {
+    for (index, LogFile { path, file, .. }) in files.iter().enumerate().rev() {
         let mut found = ControlFlow::Continue(());
         let length = lines_backward(path, file, &mut |offset, line| {
             let position = Position { file: index, offset };

@@ -8,6 +8,7 @@ use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, Mount, Proces
 use crate::error::{Error, Result};
 use crate::paths::{ContainerId, ContainerPaths};
 use crate::spec::host::Host;
+use crate::spec::logging::Logging;
 use crate::spec::options::{Network, Options};
 use crate::spec::rootfiles::{self, RootFile};
 use crate::spec::settings::Settings;
@@ -78,6 +79,7 @@ fn settings(options: &Options) -> Result<Settings> {
         },
         stop_timeout: options.stop_timeout,
         labels,
+        logging: Logging::parse(&options.log_drivers, &options.log_options)?,
     })
 }
 

@@ -50,6 +50,10 @@ pub struct Options {
     pub interactive: bool,
     /// Deleted once it has ended.
     pub rm: bool,
+    /// Where the output goes; see [`Logging::parse`](crate::spec::logging::Logging::parse).
+    pub log_drivers: Vec<String>,
+    /// How; see the same.
+    pub log_options: Vec<String>,
     /// The command and its arguments.
     pub args: Vec<String>,
 }
@@ -78,6 +82,8 @@ impl Options {
             stop_timeout: STOP_TIMEOUT,
             interactive: false,
             rm: false,
+            log_drivers: Vec::new(),
+            log_options: Vec::new(),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use oci_spec::runtime::Spec;
 
 use crate::error::{Error, Result};
+use crate::spec::logging::Logging;
 
 /// The annotations that are podrun's own.
 const PREFIX: &str = "dev.podrun.";
@@ -33,6 +34,8 @@ pub struct Settings {
     pub stop_timeout: u64,
     /// `--label KEY=VALUE`.
     pub labels: BTreeMap<String, String>,
+    /// `--log-driver` and `--log-opt`.
+    pub logging: Logging,
 }
 
 impl Default for Settings {
@@ -46,6 +49,7 @@ impl Default for Settings {
             stop_signal: nix::libc::SIGTERM,
             stop_timeout: STOP_TIMEOUT,
             labels: BTreeMap::new(),
+            logging: Logging::default(),
         }
     }
 }
@@ -55,6 +59,7 @@ impl Settings {
     /// `dev.podrun.` that this build does not know is an error.
     pub fn of(spec: &Spec) -> Result<Self> {
         let mut settings = Self::default();
+        let (mut log_driver, mut log_options) = (Vec::new(), Vec::new());
         for (key, value) in spec.annotations().iter().flatten() {
             if let Some(label) = key.strip_prefix(LABEL) {
                 settings.labels.insert(label.to_owned(), value.clone());
@@ -70,10 +75,13 @@ impl Settings {
                 "rm" => settings.rm = value.parse().map_err(|_| wrong())?,
                 "interactive" => settings.interactive = value.parse().map_err(|_| wrong())?,
                 "stop-signal" => settings.stop_signal = value.parse().map_err(|_| wrong())?,
+                "log-driver" => log_driver.push(value),
+                "log-opt" => log_options.push(value),
                 "stop-timeout" => settings.stop_timeout = value.parse().map_err(|_| wrong())?,
                 _ => return Err(Error::usage(format!("annotation {key}"), "is not one that podrun knows")),
             }
         }
+        settings.logging = Logging::parse(&log_driver, &log_options)?;
         Ok(settings)
     }
 
@@ -100,6 +108,12 @@ impl Settings {
         if self.stop_timeout != default.stop_timeout {
             put("stop-timeout", self.stop_timeout.to_string());
         }
+        let logging = [("log-driver", self.logging.driver_text()), ("log-opt", self.logging.option_text())];
+        for (name, text) in logging {
+            if let Some(text) = text {
+                put(name, text);
+            }
+        }
         for (label, value) in &self.labels {
             put(&format!("label.{label}"), value.clone());
         }
@@ -109,6 +123,7 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::logging::tests::any_logging;
     use proptest::prelude::*;
 
     proptest! {
@@ -116,8 +131,9 @@ mod tests {
         fn settings_come_back_from_the_annotations_they_became(
             overlay: bool, idmap_root: bool, init: bool, rm: bool, interactive: bool, stop_signal in 1..65i32,
             stop_timeout: u64, labels in prop::collection::btree_map(".{0,9}", ".{0,9}", 0..4),
+            logging in any_logging(),
         ) {
-            let settings = Settings { overlay, idmap_root, init, rm, interactive, stop_signal, stop_timeout, labels };
+            let settings = Settings { overlay, idmap_root, init, rm, interactive, stop_signal, stop_timeout, labels, logging };
             let mut annotations = HashMap::new();
             settings.write_to(&mut annotations);
             let mut spec = Spec::default();

@@ -5,6 +5,7 @@
 
 pub mod clone;
 pub mod fd;
+pub mod map;
 pub mod memory;
 pub mod mount;
 pub mod process;

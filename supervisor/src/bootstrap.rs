@@ -18,7 +18,7 @@ use podrun::cgroup::{self, Cgroup};
 use podrun::error::{Error, Result};
 use podrun::launch::{self, Gate, Stdio};
 use podrun::paths::{ContainerId, ContainerPaths, Roots};
-use podrun::protocol::{Hello, LogPosition, Reply, Request, frame, socket};
+use podrun::protocol::{Hello, Reply, Request, frame, socket};
 use podrun::spec::settings::Settings;
 use podrun::spec::{Spec, validate};
 use podrun::state::lock::Lock;
@@ -174,16 +174,15 @@ impl Attempt<'_> {
             self.begin_again(&mut state)?;
         }
         let cgroup = Cgroup::create(&state.cgroup_path)?;
+        crate::log::create_files(&settings.logging, &self.paths)?;
         let plan = launch::plan(&spec, &settings, &self.paths, &self.paths.dir)?;
         let pipes = Pipes::new(settings.interactive)?;
         let init = launch::create(plan, &cgroup, pipes.stdio, Gate::Socketpair)?;
         state.init = ProcessRef::of(init.pid);
         state.status = Status::Created;
         store::write_state(&self.paths, &state, Durability::Atomic)?;
-        let log = LogPosition::default();
         let built = Built {
             state,
-            log,
             listener,
             pidfd: init.pidfd,
             stdout: pipes.stdout,
@@ -254,7 +253,6 @@ impl Attempt<'_> {
 #[derive(Debug)]
 struct Built {
     state: State,
-    log: LogPosition,
     listener: OwnedFd,
     pidfd: OwnedFd,
     stdout: OwnedFd,
@@ -267,13 +265,7 @@ struct Built {
 impl Built {
     fn into_owned(self, roots: Roots, lock: OwnedFd) -> Owned {
         Owned {
-            facts: Facts {
-                roots,
-                state: self.state,
-                log: self.log,
-                memory: Memory::default(),
-                kill_at: None,
-            },
+            facts: Facts { roots, state: self.state, memory: Memory::default(), kill_at: None },
             lock,
             listener: self.listener,
             pidfd: self.pidfd,

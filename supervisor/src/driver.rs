@@ -25,7 +25,7 @@ use podrun::error::{Error, Result};
 use podrun::launch::{self, Stdio};
 use podrun::log::line::Stream;
 use podrun::paths::ContainerPaths;
-use podrun::protocol::{Exec, LogPosition, Reply, Request};
+use podrun::protocol::{Exec, Reply, Request};
 use podrun::spec::Spec;
 use podrun::spec::settings::Settings;
 use podrun::state::publish::{self, Durability};
@@ -49,6 +49,8 @@ use crate::record;
 use crate::server::{self, Answer, Ask, Command, Shared};
 use crate::signals::Signals;
 
+/// How long the exit record waits for the last output to be in the log.
+const LOG_PATIENCE: Duration = Duration::from_secs(3);
 /// How many questions may wait for the driver; the clients that ask more wait with them.
 const QUEUE: usize = 64;
 
@@ -59,9 +61,11 @@ pub(crate) async fn run(owned: Owned, spec: &Spec, creator: Option<Creator>, kee
     let paths = owned.paths();
     let cgroup = Cgroup::open(&owned.facts.state.cgroup_path)?;
     let sources = vec![(Stream::Stdout, owned.stdout), (Stream::Stderr, owned.stderr)];
-    let (pump, progress) = Pump::new(&paths.log(), owned.facts.log, sources)?;
+    let known = Known::default();
+    known.add(owned.facts.state.init.map_or(0, |init| init.pid));
+    let (pump, log) = Pump::new(&paths, &settings.logging, sources, &known)?;
     let (drain, drain_order) = oneshot::channel();
-    tokio::task::spawn_local(pump.run(drain_order));
+    let pump = tokio::task::spawn_local(pump.run(drain_order));
 
     let (commands, inbox) = mpsc::channel(QUEUE);
     let keep = Rc::new(keep);
@@ -69,7 +73,7 @@ pub(crate) async fn run(owned: Owned, spec: &Spec, creator: Option<Creator>, kee
     let shared = Rc::new(Shared {
         keep: keep.clone(),
         commands,
-        progress,
+        log,
         stdin: owned.stdin.into(),
         ledger: Default::default(),
         tickets: Default::default(),
@@ -86,7 +90,7 @@ pub(crate) async fn run(owned: Owned, spec: &Spec, creator: Option<Creator>, kee
     }
     tokio::task::spawn_local(server::listen(listener, shared.clone()));
 
-    let Facts { roots, state, log, memory, kill_at } = owned.facts;
+    let Facts { roots, state, memory, kill_at } = owned.facts;
     let machine = Machine::resume(
         state.id.to_string(),
         settings.stop_signal,
@@ -95,8 +99,6 @@ pub(crate) async fn run(owned: Owned, spec: &Spec, creator: Option<Creator>, kee
         memory.clone(),
     );
     let left = |at: Timestamp| at.duration_since(Timestamp::now()).try_into().unwrap_or(Duration::ZERO);
-    let known = Known::default();
-    known.add(state.init.map_or(0, |init| init.pid));
     let driver = Driver {
         machine,
         spec,
@@ -104,7 +106,6 @@ pub(crate) async fn run(owned: Owned, spec: &Spec, creator: Option<Creator>, kee
         paths,
         roots,
         state,
-        log,
         keep,
         notices,
         remembered: memory,
@@ -114,6 +115,7 @@ pub(crate) async fn run(owned: Owned, spec: &Spec, creator: Option<Creator>, kee
         ending: owned.ending,
         closed_gate: owned.gate,
         gate: None,
+        pump,
         drain: Some(drain),
         shared,
         inbox,
@@ -135,7 +137,6 @@ pub(crate) struct Driver<'a> {
     pub(crate) paths: ContainerPaths,
     pub(crate) roots: podrun::paths::Roots,
     pub(crate) state: State,
-    log: LogPosition,
     pub(crate) keep: Rc<Keep>,
     notices: Notices,
     /// What the keeper has of the machine's memory.
@@ -150,6 +151,8 @@ pub(crate) struct Driver<'a> {
     closed_gate: Option<OwnedFd>,
     /// What comes through the gate after it was opened.
     gate: Option<JoinHandle<Result<Vec<u8>>>>,
+    /// The log's own task; it ends once everything is in the log, or never will be.
+    pub(crate) pump: JoinHandle<()>,
     drain: Option<oneshot::Sender<Drain>>,
     pub(crate) shared: Rc<Shared>,
     pub(crate) inbox: mpsc::Receiver<Command>,
@@ -236,7 +239,6 @@ impl Driver<'_> {
         let facts = Facts {
             roots: self.roots.clone(),
             state: self.state.clone(),
-            log: self.log,
             memory: memory.clone(),
             kill_at: self.kill_at,
         };
@@ -440,7 +442,8 @@ impl Driver<'_> {
     /// Has what is in the pipes logged; whether all of it was.
     async fn drain(&mut self) -> bool {
         let (done, drained) = oneshot::channel();
-        self.drain.take().is_some_and(|drain| drain.send(done).is_ok()) && drained.await.unwrap_or(false)
+        self.drain.take().is_some_and(|drain| drain.send(done).is_ok())
+            && matches!(tokio::time::timeout(LOG_PATIENCE, drained).await, Ok(Ok(true)))
     }
 
     /// The container's end, up to the first copy of its record.

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use podrun::cgroup;
-use podrun::error::Result;
+use podrun::error::{Error, Result};
 use podrun::protocol::Reply;
 use podrun::state::publish::{self, Durability};
 use podrun::state::store;
@@ -19,6 +19,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 impl Driver<'_> {
     /// Everything after the exit record: nothing here can change the answer any more.
     pub(crate) async fn finish(mut self) -> Result<()> {
+        let pump = std::mem::replace(&mut self.pump, tokio::task::spawn_local(async {}));
+        // A stalled disk may still have some of the log to come.
+        self.serving_until_unwanted(async {
+            pump.await.map_err(|error| Error::failed("the log", error.to_string()))
+        })
+        .await;
         let ledger = self.shared.ledger.clone();
         self.serving(tokio::time::timeout(PATIENCE, ledger.all_sent())).await;
         self.clean_cgroup();

@@ -10,7 +10,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use jiff::Timestamp;
 use podrun::error::{Error, Result};
 use podrun::paths::{ContainerPaths, Roots};
-use podrun::protocol::LogPosition;
 use podrun::state::State;
 use serde::{Deserialize, Serialize};
 
@@ -25,8 +24,6 @@ pub(crate) struct Facts {
     pub(crate) roots: Roots,
     /// What `state.json` says.
     pub(crate) state: State,
-    /// How far the log has come.
-    pub(crate) log: LogPosition,
     /// What was decided.
     pub(crate) memory: Memory,
     /// When a container that is being stopped is killed.
@@ -147,7 +144,6 @@ mod tests {
         let facts = Facts {
             roots: Roots::new(None, None).unwrap(),
             state,
-            log: LogPosition { rotation: 0, offset: 7 },
             memory: Memory { killed: true, ..Memory::default() },
             kill_at: None,
         };

@@ -17,14 +17,14 @@ use bytes::BytesMut;
 use podrun::error::{Error, Result};
 use podrun::protocol::{Exec, LogPosition, Reply, Request};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::connection::Connection;
 use crate::exec::Running;
 use crate::guests::{Guests, Place};
 use crate::keep::{Keep, Slot};
 use crate::ledger::{Debt, Ledger};
-use crate::log::Progress;
+use crate::log::Follow;
 use crate::machine::Ticket;
 
 /// What the driver is asked to decide.
@@ -66,7 +66,7 @@ pub(crate) struct Shared {
     /// The way to the driver.
     pub(crate) commands: mpsc::Sender<Command>,
     /// How far the log has come.
-    pub(crate) progress: watch::Receiver<Progress>,
+    pub(crate) log: Follow,
     /// The writing end of the container's stdin, until it was closed.
     pub(crate) stdin: RefCell<Option<OwnedFd>>,
     /// Who is still owed something.
@@ -131,7 +131,7 @@ async fn converse(connection: Connection, shared: Rc<Shared>, place: Place) {
         tracing::debug!("a client: {error}");
     }
     let Client { connection, shared, .. } = client;
-    if shared.progress.borrow().ended {
+    if shared.log.ended() {
         // It may have closed its side only, to be told by the other one when the shim is gone.
         shared.leaving.borrow_mut().push(connection);
     }
@@ -213,13 +213,13 @@ impl Client {
     }
 
     async fn follow(&mut self, seen: LogPosition) -> Result<()> {
-        let mut progress = self.shared.progress.clone();
+        let log = self.shared.log.clone();
         // Owed from now on: the end must find this follower before it finds nobody left to serve.
         let debt = self.shared.ledger.unsent();
         let now = tokio::select! {
-            now = progress.wait_for(|now| now.ended || now.position > seen) => match now {
-                Ok(now) => *now,
-                Err(_) => return Ok(()),
+            now = log.beyond(seen) => match now {
+                Some(now) => now,
+                None => return Ok(()),
             },
             () = self.connection.closed() => return Ok(()),
         };

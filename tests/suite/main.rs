@@ -14,6 +14,8 @@ mod inside;
 mod keeper;
 mod lifecycle;
 mod lifecycles;
+mod log_exact;
+mod log_rotation;
 mod logs;
 mod mounts;
 mod oci;

@@ -1,30 +1,42 @@
-//! The pump: from the container's two pipes into its log file.
+//! The log: from the container's pipes into its files, exactly, and without anybody waiting for a disk.
 //!
 //! ```text
-//!  stdout ─▶ pipe ─┐                      ┌─▶ log/current.log
-//!                  ├─▶ batch ─▶ records ──┤
-//!  stderr ─▶ pipe ─┘   one clock reading  └─▶ Progress, which wakes the followers
+//!            shim: pump                       a child of it: worker
+//!  stdout ─▶ pipe ─┐ something to read?       ┌─▶ journal ─▶ records ─▶ log/current.log
+//!                  ├──────────fork───────────▶│   (run root)            └─ full ─▶ .1 ─▶ .2
+//!  stderr ─▶ pipe ─┘                          └─ how far ─▶ shim ─▶ the followers
 //! ```
 //!
-//! A batch is whatever the pipes hold, up to [`BATCH`] of each; its records go to the file in one
-//! write. Between batches the buffers shrink, so that an idle shim holds none.
+//! *Nothing is consumed before it is safe*: a batch goes from its pipe into the [`journal`], which
+//! outlives every process, in one step that was either made or not. Whoever is killed at whatever
+//! instruction, the next worker writes what is left of the batch, no byte less and no byte twice.
 //!
-//! Where the file cannot be written (a full disk), nothing more is read: the pipes fill, and the
-//! container waits for room as it would at any full disk. Writing is tried again, less and less
-//! often; the file stays parseable, for a torn record is completed or cut off.
+//! *A stalled disk stalls only the log*: nothing but the worker ever touches the log's files. While it
+//! waits the pipes fill, and the container waits for room as it would at any full pipe.
 //!
-//! What a container's own end leaves in the pipes is logged before its exit record is written. A
-//! process elsewhere that still holds the writing end after that (it got it through a socket) fills
-//! the pipe and then waits: it holds a reading end too, and nobody empties it any more.
+//! *A full disk* is tried again, less and less often. With `mode=block` the output waits; with
+//! `mode=drop` it is counted instead, and a marker in the log tells how much is missing once there is
+//! room. In both, every line of a file is a whole record.
+//!
+//! What a container's own end leaves in the pipes is logged before its exit record is written, unless
+//! that takes too long: the rest follows. A process elsewhere that still holds the writing end after
+//! that (it got it through a socket) fills the pipe and then waits: it holds a reading end too, and
+//! nobody empties it any more.
 
 use podrun::protocol::LogPosition;
 use tokio::sync::oneshot;
 
+mod file;
+mod journal;
+mod message;
+mod output;
 mod pump;
+mod rotate;
 mod source;
-mod writer;
+mod worker;
 
-pub(crate) use pump::Pump;
+pub(crate) use output::create_files;
+pub(crate) use pump::{Follow, Pump};
 
 /// How far the log has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

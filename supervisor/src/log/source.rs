@@ -1,91 +1,122 @@
 //! Where output comes from: a pipe of the container, or the master of its terminal.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use podrun::error::{Error, Result};
 use podrun::log::line::Stream;
 use rustix::io::Errno;
-use tokio::io::unix::AsyncFd;
+use rustix::pipe::{PipeFlags, SpliceFlags};
 
-use crate::fd;
+use super::journal::{BATCH, Journal, Phase};
 
-/// The most that is read from one pipe before it is written: what a processor's own cache holds,
-/// together with the records it becomes.
-pub(super) const BATCH: usize = 256 << 10;
-/// What is read first: a quiet container costs no large buffer.
-pub(super) const SIP: usize = 8 << 10;
+/// What a terminal's first byte is taken not to be: nothing looks at it before it is read, and no text
+/// in UTF-8 contains this.
+const NO_TEXT: u8 = 0xff;
 
-/// One source.
+/// One source, as its writer sees it.
 #[derive(Debug)]
-pub(super) struct Source {
+pub(super) struct Source<'a> {
     pub(super) stream: Stream,
-    /// `None` once every writer is gone.
-    pipe: Option<AsyncFd<OwnedFd>>,
+    /// `None` once nothing will ever come.
+    pub(super) fd: Option<BorrowedFd<'a>>,
 }
 
-impl Source {
-    /// What comes out of `pipe` was written to `stream`.
-    pub(super) fn new(stream: Stream, pipe: OwnedFd) -> Result<Self> {
-        rustix::io::ioctl_fionbio(&pipe, true).map_err(|errno| Error::os("prepare a pipe", errno))?;
-        Ok(Self { stream, pipe: Some(fd::watch(pipe, "a pipe")?) })
-    }
+/// What came of an attempt to take a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// The journal has one.
+    Batch(usize),
+    /// There is none now.
+    Nothing,
+}
 
-    /// Waits until there is something to read.
-    pub(super) async fn readable(&self) {
-        match &self.pipe {
-            // An error shows in the read that follows.
-            Some(pipe) => pipe.readable().await.map(|mut guard| guard.retain_ready()).unwrap_or(()),
-            None => std::future::pending().await,
+impl Source<'_> {
+    /// Nobody has it open for writing: with nothing in it, that is its end.
+    pub(super) fn hung_up(&mut self) {
+        if self.waiting() == 0 {
+            self.fd = None;
         }
     }
 
-    /// Reads up to `room` bytes to the end of `buffer`; returns how many, and notices the end.
-    pub(super) fn read(&mut self, room: usize, buffer: &mut Vec<u8>) -> usize {
-        let Some(pipe) = &self.pipe else { return 0 };
-        let start = buffer.len();
-        let end = start + room;
-        while buffer.len() < end {
-            let space = (end - buffer.len()).min(if buffer.len() == start { SIP } else { BATCH });
-            buffer.reserve(space);
-            let asked = buffer.capacity() - buffer.len();
-            match rustix::io::read(pipe.as_fd(), rustix::buffer::spare_capacity(buffer)) {
-                // EIO is how a terminal says that nobody has it open any more.
-                Ok(0) | Err(Errno::IO) => {
-                    self.pipe = None;
-                    break;
+    /// How many bytes wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.fd.map_or(0, waiting)
+    }
+
+    /// Moves up to `room` bytes into the journal.
+    pub(super) fn take(
+        &mut self,
+        room: usize,
+        nanos: u64,
+        peek: &Peek,
+        journal: &mut Journal,
+    ) -> Result<Taken> {
+        let Some(fd) = self.fd else { return Ok(Taken::Nothing) };
+        // It can only become more: nobody else reads here.
+        let length = waiting(fd).min(room).min(BATCH);
+        if length == 0 {
+            return Ok(Taken::Nothing);
+        }
+        let mark = peek.first(fd).map_or(NO_TEXT, |byte| !byte);
+        journal.room()[0] = mark;
+        journal.commit(|slot| {
+            slot.phase = Phase::Reading;
+            // `as`: the number of a variant.
+            slot.stream = self.stream as u64;
+            slot.length = length as u64;
+            slot.mark = mark;
+            slot.nanos = nanos;
+        });
+        let result = rustix::io::read(fd, &mut journal.room()[..length]);
+        match result {
+            Ok(read) if read > 0 => {
+                journal.commit(|slot| {
+                    slot.phase = Phase::Writing;
+                    slot.length = read as u64;
+                });
+                Ok(Taken::Batch(read))
+            }
+            result => {
+                journal.commit(|slot| slot.phase = Phase::Idle);
+                match result {
+                    Err(Errno::AGAIN | Errno::INTR) => {}
+                    // EIO is how a terminal says that nobody has it open any more.
+                    Ok(_) | Err(Errno::IO) => self.fd = None,
+                    Err(errno) => {
+                        tracing::warn!("read the container's {:?}: {errno}", self.stream);
+                        self.fd = None;
+                    }
                 }
-                Ok(read) if read < asked => {
-                    self.clear_ready();
-                    break;
-                }
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => {
-                    self.clear_ready();
-                    break;
-                }
-                Err(errno) => {
-                    tracing::warn!("read the container's {:?}: {errno}", self.stream);
-                    self.pipe = None;
-                    break;
-                }
+                Ok(Taken::Nothing)
             }
         }
-        buffer.len() - start
+    }
+}
+
+/// How many bytes wait in `fd`.
+pub(super) fn waiting(fd: BorrowedFd<'_>) -> usize {
+    rustix::io::ioctl_fionread(fd).ok().and_then(|waiting| waiting.try_into().ok()).unwrap_or(0)
+}
+
+/// A pipe of one's own, to look at what another holds without taking it.
+#[derive(Debug)]
+pub(super) struct Peek {
+    reader: OwnedFd,
+    writer: OwnedFd,
+}
+
+impl Peek {
+    pub(super) fn new() -> Result<Self> {
+        let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)
+            .map_err(|errno| Error::os("create a pipe", errno))?;
+        Ok(Self { reader, writer })
     }
 
-    /// Forgets that the pipe was readable. Nothing is missed: it is empty, and the next byte is a new
-    /// edge that no one has seen, because only this thread asks epoll.
-    fn clear_ready(&self) {
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        let ready = self.pipe.as_ref().map(|pipe| pipe.poll_read_ready(&mut context));
-        if let Some(std::task::Poll::Ready(Ok(mut guard))) = ready {
-            guard.clear_ready();
-        }
-    }
-
-    /// How many bytes wait in the pipe.
-    pub(super) fn waiting(&self) -> usize {
-        let pipe = self.pipe.as_ref();
-        pipe.and_then(|pipe| rustix::io::ioctl_fionread(pipe).ok()).unwrap_or(0).try_into().unwrap_or(0)
+    /// The first byte that waits in `pipe`; `None` where it is no pipe.
+    fn first(&self, pipe: BorrowedFd<'_>) -> Option<u8> {
+        let mut byte = [0];
+        rustix::pipe::tee(pipe, &self.writer, 1, SpliceFlags::NONBLOCK).ok()?;
+        rustix::io::read(self.reader.as_fd(), &mut byte).ok()?;
+        Some(byte[0])
     }
 }

@@ -1,0 +1,107 @@
+//! The outputs of a log: what each driver makes of a batch, and where it puts it.
+
+use bytes::BytesMut;
+use podrun::error::{Error, Result};
+use podrun::log::format::Format;
+use podrun::log::line::Stream;
+use podrun::paths::ContainerPaths;
+use podrun::protocol::LogPosition;
+use podrun::spec::logging::{Driver, Logging};
+
+use super::file::{self, LogFile};
+use super::journal::{Dropped, Journal, Slot};
+use super::worker::stamp;
+
+/// Why output is dropped.
+const WHY: &str = "the log could not be written";
+
+/// One output.
+#[derive(Debug)]
+pub(super) enum Output {
+    /// A file.
+    File(LogFile),
+}
+
+/// Those that `logging` asks for; each has the journal's place of its index.
+pub(super) fn all(logging: &Logging, paths: &ContainerPaths) -> Vec<Output> {
+    let one = |(index, driver): (usize, &Driver)| {
+        let (format, name) = (Format::of(*driver)?, driver.file()?);
+        Some(Output::File(LogFile::new(format, &paths.log_dir().join(name), logging, index)))
+    };
+    logging.drivers.iter().enumerate().filter_map(one).collect()
+}
+
+/// Creates the files of a log, so that what cannot be opened is told before there is output.
+pub(crate) fn create_files(logging: &Logging, paths: &ContainerPaths) -> Result<()> {
+    for name in logging.drivers.iter().filter_map(|driver| driver.file()) {
+        let path = paths.log_dir().join(name);
+        file::create(&path).map_err(|error| Error::io("open", &path, &error))?;
+    }
+    Ok(())
+}
+
+/// The index of the output that is read back.
+pub(super) fn followed(logging: &Logging) -> Option<usize> {
+    let readable = logging.readable()?;
+    logging.drivers.iter().position(|driver| *driver == readable)
+}
+
+impl Output {
+    /// Fills `records` with what the batch is for this output, the markers of what was dropped before
+    /// it first.
+    pub(super) fn records(&self, slot: &Slot, index: usize, batch: &[u8], records: &mut BytesMut) {
+        records.clear();
+        self.markers(slot, index, records);
+        match self {
+            Self::File(file) => file.format.format(&stamp(slot), slot.stream(), batch, records),
+        }
+    }
+
+    fn markers(&self, slot: &Slot, index: usize, out: &mut BytesMut) {
+        for (stream, dropped) in Stream::ALL.into_iter().zip(slot.places[index].dropped) {
+            if dropped == Dropped::default() {
+                continue;
+            }
+            match self {
+                Self::File(file) => {
+                    file.format.marker(&stamp(slot), stream, dropped.bytes, dropped.lines, WHY, out);
+                }
+            }
+        }
+    }
+
+    /// How many bytes of the records are markers.
+    pub(super) fn markers_length(&self, slot: &Slot, index: usize) -> usize {
+        let mut markers = BytesMut::new();
+        self.markers(slot, index, &mut markers);
+        markers.len()
+    }
+
+    /// How many bytes of `batch` its first `records` hold.
+    pub(super) fn covered(&self, batch: &[u8], records: &[u8]) -> usize {
+        match self {
+            Self::File(file) => file.format.covered(batch, records),
+        }
+    }
+
+    /// Brings the records out; after an error to be called again.
+    pub(super) fn write(&mut self, journal: &mut Journal, records: &[u8]) -> Result<()> {
+        match self {
+            Self::File(file) => file.write(journal, records),
+        }
+    }
+
+    /// How many bytes of the records are out for good, and where that is; the others never will be.
+    pub(super) fn give_up(&mut self, journal: &Journal, records: &[u8]) -> (usize, LogPosition) {
+        match self {
+            Self::File(file) => file.give_up(journal, records),
+        }
+    }
+
+    /// Where the last whole record ends.
+    pub(super) fn position(&self, journal: &Journal, records: &[u8]) -> LogPosition {
+        match self {
+            Self::File(file) => file.position(journal, records),
+        }
+    }
+}
