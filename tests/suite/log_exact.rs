@@ -31,11 +31,8 @@ impl<'a> Chatter<'a> {
     /// Waits for a process that writes the log.
     pub(crate) fn writer(&self) -> i32 {
         loop {
-            let is_writer = |pid: &i32| {
-                std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "podrun-log\n")
-            };
-            match self.podrun.supervisors().into_iter().find(is_writer) {
-                Some(pid) => return pid,
+            match self.podrun.log_writers().first() {
+                Some(pid) => return *pid,
                 None => std::thread::yield_now(),
             }
         }
@@ -98,11 +95,6 @@ fn a_killed_writer_loses_and_doubles_nothing_campaign() {
 fn a_quiet_container_has_no_process_for_its_log() {
     let podrun = Podrun::new();
     podrun.run_script("c", "echo ready; sleep 1000");
-    let shim = podrun.shim_pid("c");
-    for pid in podrun.supervisors() {
-        if process::parent(pid) == shim {
-            process::wait_for_end(pid);
-        }
-    }
-    assert!(podrun.supervisors().iter().all(|pid| process::parent(*pid) != shim));
+    podrun.log_writers().into_iter().for_each(process::wait_for_end);
+    assert!(podrun.log_writers().is_empty());
 }

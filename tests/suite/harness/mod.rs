@@ -236,7 +236,20 @@ impl Podrun {
 
     /// Every process of podrun itself, keepers and shims, under these roots.
     pub(crate) fn supervisors(&self) -> Vec<i32> {
-        leaks::processes_of(&self.cgroup().join("_shims"))
+        self.own(false)
+    }
+
+    /// Every process that is writing a log.
+    pub(crate) fn log_writers(&self) -> Vec<i32> {
+        self.own(true)
+    }
+
+    fn own(&self, writes_log: bool) -> Vec<i32> {
+        let is_writer = |pid: &i32| {
+            std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "podrun-log\n")
+        };
+        let all = leaks::processes_of(&self.cgroup().join("_shims"));
+        all.into_iter().filter(|pid| is_writer(pid) == writes_log).collect()
     }
 
     /// Waits until every shim has ended: what a stopped container's shim still does after it has
