@@ -23,7 +23,21 @@ pub(super) fn line(text: impl std::fmt::Display) -> Result<()> {
 pub(super) fn json<T: Serialize>(value: &T) -> Result<()> {
     let text =
         serde_json::to_string_pretty(value).map_err(|error| Error::failed("encode", error.to_string()))?;
-    line(text)
+    line(escape(text))
+}
+
+/// JSON lets DEL and the control characters above ASCII through as they are, and some terminals act on
+/// them. Outside of strings there are none.
+fn escape(json: String) -> String {
+    let acts = |c: char| matches!(c, '\u{7f}'..='\u{9f}');
+    if !json.contains(acts) {
+        return json;
+    }
+    let mut escaped = String::with_capacity(json.len() + 8);
+    for c in json.chars() {
+        if acts(c) { escaped.push_str(&format!("\\u{:04x}", u32::from(c))) } else { escaped.push(c) }
+    }
+    escaped
 }
 
 /// Prints rows of tab-separated cells as columns.
@@ -50,6 +64,14 @@ pub(super) fn cell(text: &str, width: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_holds_nothing_that_a_terminal_acts_on_and_says_the_same() {
+        let text = "a\u{7f}\u{9b}2J\x1bé";
+        let json = escape(serde_json::to_string(text).expect("JSON"));
+        assert_eq!(json, r#""a\u007f\u009b2J\u001bé""#);
+        assert_eq!(serde_json::from_str::<String>(&json).expect("JSON"), text);
+    }
 
     #[test]
     fn a_cell_is_one_line_of_bounded_width() {

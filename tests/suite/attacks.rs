@@ -9,10 +9,16 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::harness::bundle::config;
-use crate::harness::{Podrun, busybox};
+use crate::harness::bundle::{bundle, config};
+use crate::harness::{Output, Podrun, busybox};
 
 mod binary;
+mod descriptors;
+mod images;
+mod joining;
+mod output;
+mod races;
+mod rights;
 
 /// Every capability that Linux knows.
 const ALL_CAPABILITIES: &str = "\
@@ -72,4 +78,21 @@ fn mighty(image: &Path, argv: &[&str]) -> Value {
     let namespaces = config["linux"]["namespaces"].as_array_mut().expect("a list");
     namespaces.retain(|namespace| namespace["type"] != "pid");
     config
+}
+
+/// `podrun create --bundle`, whose init has nothing of this test's pipes.
+fn create_oci(podrun: &Podrun, id: &str, config: &Value) -> Output {
+    let mut config = config.clone();
+    let cgroup = podrun.cgroup();
+    let name = cgroup.file_name().and_then(|name| name.to_str()).expect("a name");
+    config["linux"]["cgroupsPath"] = json!(format!("/{name}/ctr-{id}"));
+    let dir = bundle(&podrun.dir().join(format!("bundle-{id}")), &config);
+    let create = "exec podrun --log errors create --bundle \"$0\" \"$1\" </dev/null >/dev/null 2>&1";
+    let dir = dir.to_str().expect("a path in UTF-8");
+    let mut output = podrun.program("/bin/sh", ["-c", create, dir, id]).run();
+    if output.code != Some(0) {
+        let log = std::fs::read_to_string(podrun.dir().join("errors")).unwrap_or_default();
+        output.stderr = format!("podrun: {}", log.lines().next_back().unwrap_or_default()).into();
+    }
+    output
 }
