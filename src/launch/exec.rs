@@ -1,29 +1,34 @@
 //! A process that joins a running container.
 //!
 //! ```text
-//!  shim: setns(init, pid) ▸ clone3(cgroup) ▸ setns(back)
-//!          └─ child: undumpable ▸ setns(init, all others) ▸ identity ▸ which command ▸ execve
+//!  shim ──clone3──▶ usher: setns(init) ──clone3(PARENT, cgroup)──▶ child: identity ▸ which command ▸ execve
+//!   │  ◀── its pid ────┘ exits                                        │
+//!   └──────────────────────────── a child of the shim ────────────────┘
 //! ```
 //!
-//! A pid namespace is entered by children only, hence the first step; everything else the child joins
-//! by one call on init's pidfd, so that no other process's namespaces can be meant.
+//! All namespaces are joined by calls on init's pidfd, so that no other process's can be meant. A pid
+//! namespace is entered by children only: whoever made its child there directly would show it to the
+//! container while it still has the host's root and everything the shim has open, and CAP_SYS_PTRACE
+//! inside would be enough to take both (CVE-2016-9962). So an usher goes first, whom nobody inside can see.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec, User};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType};
-use rustix::thread::{move_into_link_name_space, move_into_thread_name_spaces};
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
+use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use super::child::{assert_single_threaded, execute, take_stdio};
 use super::credentials::{self, ProcessPlan};
+use super::mounts::copy_tree;
 use super::plan::Namespaces;
 use super::userns::{self, Maps};
 use super::{Stdio, command, gate};
 use crate::cgroup::Cgroup;
 use crate::error::{Error, Kind, Result};
-use crate::sys::{Clone3, Cloned, clone};
+use crate::sys::mount::{MountAttr, RDONLY};
+use crate::sys::{Clone3, Cloned, clone, fd, mount_setattr};
 
 /// What a process that joins is asked to be; the rest is as in the container's own process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -113,26 +118,88 @@ pub fn exec(plan: ExecPlan, init: BorrowedFd<'_>, cgroup: &Cgroup, stdio: Stdio)
     let Stdio { stdin, stdout, stderr } = &child.stdio;
     let keep = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd(), init, child.report.as_fd()];
     let clone = Clone3 { namespaces: 0, cgroup: Some(cgroup.as_fd()), keep: &keep };
-    let Cloned { pid, pidfd } = if child.plan.pid {
-        in_pid_namespace(init, || clone.spawn(&child, main))?
-    } else {
-        clone.spawn(&child, main).map_err(|error| clone_error(&error))?
-    };
+    let Cloned { pid, pidfd } = usher(&child, &clone)?;
     Ok(Execed { pid, pidfd, report })
 }
 
-/// Runs `spawn` while this process's children are born in the pid namespace of `init`.
-fn in_pid_namespace(init: BorrowedFd<'_>, spawn: impl FnOnce() -> std::io::Result<Cloned>) -> Result<Cloned> {
-    let failed = |errno| match errno {
+/// What an usher has of the shim.
+struct Usher<'a> {
+    child: &'a Child<'a>,
+    clone: &'a Clone3<'a>,
+    answer: &'a OwnedFd,
+}
+
+/// Makes the child by way of an usher, who is gone when this returns. Both are quick: nothing that the
+/// container decides can hold them up.
+fn usher(child: &Child<'_>, clone: &Clone3<'_>) -> Result<Cloned> {
+    let flags = rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK;
+    let (answer, theirs) = rustix::pipe::pipe_with(flags).map_err(|errno| Error::os("make a pipe", errno))?;
+    let mut keep = clone.keep.to_vec();
+    keep.extend(clone.cgroup);
+    keep.push(theirs.as_fd());
+    let usher = Usher { child, clone, answer: &theirs };
+    let made = Clone3 { namespaces: 0, cgroup: None, keep: &keep }.spawn(&usher, show_in);
+    let made = made.map_err(|error| clone_error(&error))?;
+    // Its end, and not the end of file: the child has a copy of the pipe until it runs.
+    rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(made.pidfd.as_fd()), WaitIdOptions::EXITED))
+        .map_err(|errno| Error::os("wait for a process", errno))?;
+    let mut text = [0; 4096];
+    let length = rustix::io::read(&answer, &mut text).unwrap_or(0);
+    let pid: Result<i32> = serde_json::from_slice(&text[..length])
+        .unwrap_or_else(|_| Err(Error::failed("exec", "the process that joins the container died")));
+    let pid = pid?;
+    // Nobody but this process can reap it: the number is still its own.
+    let pidfd = Pid::from_raw(pid).ok_or(Errno::SRCH).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()));
+    Ok(Cloned { pid, pidfd: pidfd.map_err(|errno| Error::os("open a process", errno))? })
+}
+
+/// The namespaces that the child itself joins: cloning into a cgroup is a matter of where the cloning process
+/// stands in both.
+const BY_CHILD: ThreadNameSpaceType = ThreadNameSpaceType::CONTROL_GROUP.union(ThreadNameSpaceType::USER);
+
+/// The usher's whole life.
+fn show_in(usher: &Usher<'_>) -> ! {
+    let child = usher.child;
+    let made = credentials::set_oom_score(child.plan.process.oom_score_adj).and_then(|()| {
+        let mut join = child.plan.join.difference(BY_CHILD);
+        join.set(ThreadNameSpaceType::PROCESS_ID, child.plan.pid);
+        // The child has for a moment what its maker has. Of the cgroup that is a view without a way up.
+        let cgroup = usher.clone.cgroup.map(view).transpose()?;
+        let keep: Vec<BorrowedFd<'_>> = usher
+            .clone
+            .keep
+            .iter()
+            .copied()
+            .chain(cgroup.iter().map(AsFd::as_fd))
+            .chain([usher.answer.as_fd()])
+            .collect();
+        fd::close_all_but(&keep).map_err(|error| clone_error(&error))?;
+        join_namespaces(child.init, join)?;
+        let clone = Clone3 { cgroup: cgroup.as_ref().map(AsFd::as_fd), ..*usher.clone };
+        clone.spawn_sibling(child, main).map_err(|error| clone_error(&error))
+    });
+    let answer = serde_json::to_vec(&made.map(|made| made.pid)).unwrap_or_default();
+    // Less than a pipe holds, and whole or not at all.
+    let _ = rustix::io::write(usher.answer, &answer[..answer.len().min(4096)]);
+    clone::exit(0)
+}
+
+/// A read-only mount of its own of the directory `cgroup`, whose root it is.
+fn view(cgroup: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let view = copy_tree(cgroup, false).map_err(|errno| Error::os("show the cgroup", errno))?;
+    mount_setattr(&view, false, &MountAttr { set: RDONLY, ..MountAttr::default() })
+        .map_err(|error| Error::io("show", "the cgroup", &error))?;
+    Ok(view)
+}
+
+fn join_namespaces(init: BorrowedFd<'_>, which: ThreadNameSpaceType) -> Result<()> {
+    if which.is_empty() {
+        return Ok(());
+    }
+    move_into_thread_name_spaces(init, which).map_err(|errno| match errno {
         Errno::SRCH => not_running(),
-        errno => Error::os("enter the container's pid namespace", errno),
-    };
-    let ours = rustix::fs::open(c"/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|errno| Error::at("open", "/proc/self/ns/pid", errno))?;
-    move_into_thread_name_spaces(init, ThreadNameSpaceType::PROCESS_ID).map_err(failed)?;
-    let spawned = spawn();
-    move_into_link_name_space(ours.as_fd(), Some(LinkNameSpaceType::ProcessID)).map_err(failed)?;
-    spawned.map_err(|error| clone_error(&error))
+        errno => Error::os("join the container's namespaces", errno),
+    })
 }
 
 fn clone_error(error: &std::io::Error) -> Error {
@@ -162,11 +229,7 @@ fn join(child: &Child<'_>) -> Result<Error> {
     take_stdio(&child.stdio)?;
     credentials::new_session()?;
     credentials::hide_from_tracers()?;
-    credentials::set_oom_score(process.oom_score_adj)?;
-    move_into_thread_name_spaces(child.init, child.plan.join).map_err(|errno| match errno {
-        Errno::SRCH => not_running(),
-        errno => Error::os("join the container's namespaces", errno),
-    })?;
+    join_namespaces(child.init, child.plan.join.intersection(BY_CHILD))?;
     // Joining a mount namespace leaves this process at its root.
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(c"/", flags, Mode::empty()).map_err(|errno| Error::at("open", "/", errno))?;

@@ -56,17 +56,25 @@ impl Clone3<'_> {
     /// Makes the child. It runs `child` with every signal blocked and every handler gone, and ends
     /// in `execve` or [`exit`]. The parent must have one thread: another one might hold a lock that
     /// nobody would ever release in the child.
-    #[expect(unsafe_code, reason = "clone3 has no wrapper, and returns twice")]
     pub fn spawn<T>(&self, argument: T, child: fn(T) -> !) -> io::Result<Cloned> {
+        // `as`: a small positive constant.
+        let args = CloneArgs { exit_signal: libc::SIGCHLD as u64, ..CloneArgs::default() };
+        self.spawn_with(args, argument, child)
+    }
+
+    /// The same, but the new process is a child of this process's own parent, who alone can wait for it.
+    pub fn spawn_sibling<T>(&self, argument: T, child: fn(T) -> !) -> io::Result<Cloned> {
+        // Its exit signal is this process's own.
+        let args = CloneArgs { flags: libc::CLONE_PARENT as u64, ..CloneArgs::default() };
+        self.spawn_with(args, argument, child)
+    }
+
+    #[expect(unsafe_code, reason = "clone3 has no wrapper, and returns twice")]
+    fn spawn_with<T>(&self, mut args: CloneArgs, argument: T, child: fn(T) -> !) -> io::Result<Cloned> {
         let keep = sorted(self.keep);
         let mut pidfd: libc::c_int = -1;
-        let mut args = CloneArgs {
-            flags: self.namespaces | PIDFD | CLEAR_SIGHAND,
-            pidfd: std::ptr::from_mut(&mut pidfd) as u64,
-            // `as`: a small positive constant.
-            exit_signal: libc::SIGCHLD as u64,
-            ..CloneArgs::default()
-        };
+        args.flags |= self.namespaces | PIDFD | CLEAR_SIGHAND;
+        args.pidfd = std::ptr::from_mut(&mut pidfd) as u64;
         if let Some(cgroup) = self.cgroup {
             args.flags |= INTO_CGROUP;
             args.cgroup = u64::from(cgroup.as_raw_fd().unsigned_abs());

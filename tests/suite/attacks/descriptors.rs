@@ -94,9 +94,9 @@ fn a_control_socket_is_out_of_reach() {
 import json, socket, struct
 s = socket.socket(socket.AF_UNIX)
 s.connect("/open.sock")
-for body in ({"version": 1, "build": "x"}, {"signal": {"signal": 9, "all": False}}):
+for body in ({"protocol": 1, "oldest": 1, "build": "x"}, {}):
     text = json.dumps(body).encode()
-    s.sendall(struct.pack(">I", len(text)) + text)
+    s.sendall(struct.pack("<I", len(text)) + text)
 print("answered", s.recv(100))
 "#;
     let volume = format!("{}:/open.sock", copy.display());
@@ -107,7 +107,7 @@ print("answered", s.recv(100))
     assert!(closed.err().contains("PermissionError"), "{closed}");
     chmod(0o666).expect("change the mode");
     let refused = podrun.cmd(run).run();
-    assert!(!refused.out().contains("answered b'\\x"), "{refused}");
+    assert!(!refused.out().contains("podrun"), "{refused}");
     std::fs::remove_file(copy).expect("remove the other name");
     assert_eq!(podrun.status("victim"), "running");
 }
