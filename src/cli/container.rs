@@ -69,7 +69,7 @@ pub(super) struct ContainerArgs {
     /// Keep stdin open
     #[arg(long, short)]
     pub(super) interactive: bool,
-    /// Where the output goes: k8s-file, or given twice, two of them [default: k8s-file]
+    /// Where the output goes: k8s-file, json-file, raw, journald or none; given twice, to two of them [default: k8s-file]
     #[arg(long, value_name = "DRIVER")]
     log_driver: Vec<String>,
     /// How much of it is kept, and what a full disk means: max-size=10m,max-file=3,mode=block|drop

@@ -2,9 +2,14 @@
 
 use jiff::Timestamp;
 use podrun::client::Client;
-use podrun::error::Error;
+use podrun::error::{Error, Result};
+use podrun::log::format::Format;
 use podrun::log::reader::{Reader, Selection};
-use podrun::paths::{ContainerId, Roots};
+use podrun::paths::{ContainerId, ContainerPaths, Roots};
+use podrun::spec::Spec;
+use podrun::spec::logging::Logging;
+use podrun::spec::settings::Settings;
+use podrun::state::publish;
 use podrun::state::{Mode, store};
 
 use super::follow::{Follower, OnClosedOutput};
@@ -58,11 +63,15 @@ pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
         timestamps: args.timestamps,
     };
     let paths = roots.container(&args.id);
+    let log = read_back(&paths, &args.id)?;
+    if log.format == Format::Raw && (args.timestamps || args.since.is_some() || args.until.is_some()) {
+        return Err(Error::failed(format!("logs of {}", args.id), "a raw log has no times").into());
+    }
     // The shim first: what it writes until the file is opened is then in the file.
     let client = if args.follow { Client::connect(&paths)? } else { None };
     let follower = Follower {
         client,
-        reader: Reader::open(&paths.log(), selection)?,
+        reader: Reader::open(&log.path, log.format, selection)?,
         output: Output::new(),
         signals: None,
         stdin: None,
@@ -73,4 +82,31 @@ pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
     };
     follower.run()?;
     Ok(0)
+}
+
+/// A log that can be read.
+pub(super) struct Readable {
+    pub(super) path: std::path::PathBuf,
+    pub(super) format: Format,
+}
+
+impl Readable {
+    /// Where `logging` puts it; `None` where it puts none that can be read.
+    pub(super) fn of(paths: &ContainerPaths, logging: &Logging) -> Option<Self> {
+        let driver = logging.readable()?;
+        Some(Self { path: paths.log_dir().join(driver.file()?), format: Format::of(driver)? })
+    }
+}
+
+fn read_back(paths: &ContainerPaths, id: &ContainerId) -> Result<Readable> {
+    let spec = publish::read_json::<Spec>(&paths.spec())?.ok_or_else(|| Error::no_such_container(id))?;
+    let logging = Settings::of(&spec)?.logging;
+    Readable::of(paths, &logging).ok_or_else(|| {
+        let names: Vec<_> = logging.drivers.iter().map(|driver| driver.name()).collect();
+        let error = Error::failed(format!("logs of {id}"), format!("its log driver is {}", names.join(", ")));
+        match names.contains(&"journald") {
+            true => error.hint(format!("journalctl CONTAINER_NAME={id}")),
+            false => error,
+        }
+    })
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use podrun::client;
 use podrun::error::{Error, Result};
+use podrun::log::format::Format;
 use podrun::log::reader::{Reader, Selection};
 use podrun::paths::{ContainerId, Roots};
 use podrun::protocol::{Reply, Request};
@@ -12,6 +13,7 @@ use podrun::state::ExitRecord;
 use super::container::ContainerArgs;
 use super::create::{discard, publish_pid};
 use super::follow::{Follower, OnClosedOutput};
+use super::logs::Readable;
 use super::output::Output;
 use super::signals::Signals;
 use super::stdin::Stdin;
@@ -57,8 +59,14 @@ pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
         false => None,
     };
     // With --rm the file goes with the container: it is opened before that can happen.
-    let log = roots.container(&id).log();
-    let reader = Reader::open(&log, Selection::default()).map_err(|error| discard(roots, &id, error))?;
+    let paths = roots.container(&id);
+    let (log, format) = match Readable::of(&paths, &compiled.settings.logging) {
+        Some(Readable { path, format }) => (path, format),
+        // There is no such file, and never will be.
+        None => (paths.log(), Format::K8sFile),
+    };
+    let reader =
+        Reader::open(&log, format, Selection::default()).map_err(|error| discard(roots, &id, error))?;
     match client.call(&Request::Start) {
         Ok(Some(_)) => {}
         Ok(None) => {

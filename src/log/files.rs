@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Names move from left to right, so whoever opens them in that order may meet a file twice but misses
-//! none. And if the first name still means the same file afterwards, nothing was put before it: the
+//! none. And if the first of them still means the same file afterwards, nothing was put before it: the
 //! list is what the log was at one instant.
 
 use std::fs::{self, File};
@@ -35,14 +35,16 @@ pub(super) fn open(path: &Path) -> Result<Vec<LogFile>> {
                 None => {}
             }
         }
-        let first = files.first().map(|file| file.inode);
-        let now = match fs::metadata(path) {
-            Ok(found) => Some(found.ino()),
-            Err(error) if error.kind() == ErrorKind::NotFound => None,
-            Err(error) => return Err(Error::io("read", path, &error)),
+        // In the middle of a rotation there is no current file for an instant; then it is the second
+        // name that must still mean the same.
+        let first = files.first().map(|file| (fs::metadata(&file.path), file));
+        let same = match first {
+            Some((Ok(now), file)) => now.ino() == file.inode,
+            Some((Err(error), _)) if error.kind() == ErrorKind::NotFound => false,
+            Some((Err(error), file)) => return Err(Error::io("read", &file.path, &error)),
+            None => true,
         };
-        // In the middle of a rotation there is no current file, for an instant.
-        if first == now || now.is_none() && !files.iter().any(|file| file.path == path) {
+        if same {
             files.reverse();
             return Ok(files);
         }

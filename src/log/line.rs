@@ -33,14 +33,14 @@ impl Stream {
     /// Both, in the order of their descriptors.
     pub const ALL: [Self; 2] = [Self::Stdout, Self::Stderr];
 
-    fn name(self) -> &'static [u8; 6] {
+    pub(super) fn name(self) -> &'static [u8; 6] {
         match self {
             Self::Stdout => b"stdout",
             Self::Stderr => b"stderr",
         }
     }
 
-    fn named(name: &[u8]) -> Option<Self> {
+    pub(super) fn named(name: &[u8]) -> Option<Self> {
         Self::ALL.into_iter().find(|stream| stream.name() == name)
     }
 }
@@ -95,7 +95,7 @@ impl Stamp {
     }
 
     /// The stamp in `text`: ours as it is, any other RFC 3339 time rewritten.
-    fn parse(text: &[u8]) -> Option<Self> {
+    pub(super) fn parse(text: &[u8]) -> Option<Self> {
         if let Ok(ours) = <[u8; Self::LEN]>::try_from(text)
             && is_ours(&ours)
         {
@@ -159,20 +159,26 @@ fn fragments(stamp: &Stamp, stream: Stream, mut line: &[u8], out: &mut BytesMut)
     line.len()
 }
 
+/// The payloads that `output` is cut into, and whether a newline follows each: what [`format`] makes
+/// records of, and every other format does too.
+pub fn pieces(mut output: &[u8]) -> impl Iterator<Item = (&[u8], Tag)> {
+    std::iter::from_fn(move || {
+        let window = &output[..output.len().min(MAX_PAYLOAD + 1)];
+        let (length, newline) = match memchr::memchr(b'\n', window) {
+            Some(newline) => (newline, 1),
+            None => (output.len().min(MAX_PAYLOAD), 0),
+        };
+        let piece = &output[..length];
+        output = &output[length + newline..];
+        let tag = if newline == 1 { Tag::Full } else { Tag::Partial };
+        (length + newline > 0).then_some((piece, tag))
+    })
+}
+
 /// How many bytes of `output` the first `records` records hold that [`format`] makes of it.
 pub fn covered(output: &[u8], records: usize) -> usize {
-    let mut start = 0;
-    for _ in 0..records {
-        let line = &output[start..];
-        let newline = memchr::memchr(b'\n', line);
-        let length = newline.unwrap_or(line.len());
-        start += match newline {
-            _ if length > MAX_PAYLOAD => MAX_PAYLOAD,
-            Some(newline) => newline + 1,
-            None => length,
-        };
-    }
-    start
+    let length = |(piece, tag): (&[u8], Tag)| piece.len() + usize::from(tag == Tag::Full);
+    pieces(output).take(records).map(length).sum()
 }
 
 /// The tag of a record that podrun wrote itself: `F:podrun`.

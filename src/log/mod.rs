@@ -10,6 +10,7 @@
 
 mod files;
 pub mod format;
+mod json;
 pub mod line;
 pub mod reader;
 mod tail;

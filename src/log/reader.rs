@@ -19,6 +19,7 @@ use jiff::Timestamp;
 
 use crate::error::{Error, Result};
 use crate::log::files::{self, LogFile};
+use crate::log::format::Format;
 use crate::log::line::{Record, Stamp, Stream, Tag};
 use crate::log::tail;
 
@@ -98,6 +99,7 @@ pub(super) const MAX_RECORD: usize = 32 << 20;
 pub struct Reader {
     /// The name of the newest file.
     path: PathBuf,
+    format: Format,
     files: Vec<LogFile>,
     /// There are more files than were opened.
     behind: bool,
@@ -109,6 +111,8 @@ pub struct Reader {
     position: Position,
     lines: [Line; 2],
     buffer: Vec<u8>,
+    /// Room for one payload.
+    text: Vec<u8>,
     /// The rest of an overlong line is being passed over.
     overlong: bool,
     past_until: bool,
@@ -118,12 +122,12 @@ pub struct Reader {
 impl Reader {
     /// A reader over the log at `path` and what was rotated away before it. A log that does not exist
     /// is an empty one; what it is asked to tail is what the files hold now.
-    pub fn open(path: &Path, selection: Selection) -> Result<Self> {
+    pub fn open(path: &Path, format: Format, selection: Selection) -> Result<Self> {
         let files = files::open(path)?;
         let until = selection.until.map(Stamp::of);
         let starts = match selection.tail {
             None => [Position::default(); 2],
-            Some(lines) => tail::starts(&files, &selection, until.as_ref(), lines)?,
+            Some(lines) => tail::starts(&files, format, &selection, until.as_ref(), lines)?,
         };
         Ok(Self {
             since: selection.since.map(Stamp::of),
@@ -132,10 +136,12 @@ impl Reader {
             starts,
             selection,
             path: path.to_owned(),
+            format,
             files,
             behind: false,
             lines: [Line::Outside; 2],
             buffer: Vec::new(),
+            text: Vec::new(),
             overlong: false,
             past_until: false,
             skipped: 0,
@@ -272,6 +278,11 @@ impl Reader {
             let room =
                 (buffer.len() - filled).min(usize::try_from(limit.saturating_sub(at)).unwrap_or(usize::MAX));
             let read = match file.read_at(&mut buffer[filled..filled + room], at) {
+                Ok(0) if filled > 0 && !self.format.has_records() => {
+                    self.raw(&buffer[..filled], Tag::Partial, sink).map_err(ReadError::Sink)?;
+                    self.position.offset += filled as u64;
+                    return Ok(false);
+                }
                 Ok(0) => return Ok(filled > 0),
                 Ok(read) => read,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
@@ -309,10 +320,15 @@ impl Reader {
             let line = &bytes[used..=used + length];
             if std::mem::take(&mut self.overlong) {
                 // The end of what was too long.
-            } else if let Some(record) = Record::parse(&line[..length]) {
-                self.record(&record, line, sink).map_err(ReadError::Sink)?;
+            } else if self.format.has_records() {
+                let mut text = std::mem::take(&mut self.text);
+                match self.format.parse(&line[..length], &mut text) {
+                    Some(record) => self.record(&record, sink).map_err(ReadError::Sink)?,
+                    None => self.skipped += 1,
+                }
+                self.text = text;
             } else {
-                self.skipped += 1;
+                self.raw(&line[..length], Tag::Full, sink).map_err(ReadError::Sink)?;
             }
             used += length + 1;
             self.position.offset += length as u64 + 1;
@@ -323,11 +339,21 @@ impl Reader {
         Ok(used)
     }
 
-    /// Gives one record to the sink, if it is asked for. `line` is the record with its newline.
+    /// Gives output without a record to the sink.
+    fn raw(
+        &mut self,
+        payload: &[u8],
+        tag: Tag,
+        sink: &mut dyn FnMut(Stream, &[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let stamp = Stamp::of(Timestamp::UNIX_EPOCH);
+        self.record(&Record { stamp, stream: Stream::Stdout, tag, payload }, sink)
+    }
+
+    /// Gives one record to the sink, if it is asked for.
     fn record(
         &mut self,
         record: &Record<'_>,
-        line: &[u8],
         sink: &mut dyn FnMut(Stream, &[u8]) -> io::Result<()>,
     ) -> io::Result<()> {
         let stream = record.stream;
@@ -348,7 +374,10 @@ impl Reader {
             sink(stream, b" ")?;
         }
         match record.tag {
-            Tag::Full => sink(stream, &line[line.len() - 1 - record.payload.len()..]),
+            Tag::Full => {
+                sink(stream, record.payload)?;
+                sink(stream, b"\n")
+            }
             Tag::Partial => sink(stream, record.payload),
         }
     }

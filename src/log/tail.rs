@@ -17,7 +17,8 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::log::files::LogFile;
-use crate::log::line::{Record, Stamp, Stream, Tag};
+use crate::log::format::Format;
+use crate::log::line::{Stamp, Stream, Tag};
 use crate::log::reader::{MAX_RECORD, Position, Selection};
 
 /// How much is read first; then twice as much each time, up to a bound.
@@ -60,6 +61,7 @@ impl Tail {
 /// Where each stream begins when the last `lines` lines of the selection are shown.
 pub(super) fn starts(
     files: &[LogFile],
+    format: Format,
     selection: &Selection,
     until: Option<&Stamp>,
     lines: u64,
@@ -68,12 +70,14 @@ pub(super) fn starts(
     let mut end = None;
     for (index, LogFile { path, file, .. }) in files.iter().enumerate().rev() {
         let mut found = ControlFlow::Continue(());
-        let length = lines_backward(path, file, &mut |offset, line| {
+        let mut text = Vec::new();
+        let rest = !format.has_records();
+        let length = lines_backward(path, file, rest, &mut |offset, line| {
             let position = Position { file: index, offset };
             if lines == 0 {
                 return ControlFlow::Break(());
             }
-            match Record::parse(line) {
+            match format.parse(line, &mut text) {
                 Some(record)
                     if selection.has(record.stream) && until.is_none_or(|end| record.stamp <= *end) =>
                 {
@@ -96,15 +100,18 @@ pub(super) fn starts(
 }
 
 /// Calls `visit` with the offset and the bytes of each line of `file`, last first, without its
-/// newline; an unterminated last one is left out. Where the last line ends.
+/// newline; an unterminated last one is left out, unless the `rest` is a line too. Where the last line
+/// ends.
 fn lines_backward(
     path: &Path,
     file: &File,
+    rest: bool,
     visit: &mut dyn FnMut(u64, &[u8]) -> ControlFlow<()>,
 ) -> Result<u64> {
     let failed = |error: &std::io::Error| Error::io("read", path, error);
     // `pending` holds the bytes from `start` on that belong to no line seen yet.
-    let mut start = file.metadata().map_err(|error| failed(&error))?.len();
+    let length = file.metadata().map_err(|error| failed(&error))?.len();
+    let mut start = length;
     let mut pending: Vec<u8> = Vec::new();
     let mut end = None;
     let mut step = FIRST;
@@ -113,7 +120,7 @@ fn lines_backward(
             && let Some(newline) = memchr::memrchr(b'\n', &pending)
         {
             pending.truncate(newline + 1);
-            end = Some(start + pending.len() as u64);
+            end = Some((start + pending.len() as u64).min(length));
         }
         while let Some((_, line)) = pending.split_last().filter(|_| end.is_some()) {
             let begin = match memchr::memrchr(b'\n', line) {
@@ -142,6 +149,9 @@ fn lines_backward(
             // Truncated meanwhile: what is gone is no line.
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(start),
             Err(error) => return Err(failed(&error)),
+        }
+        if rest && end.is_none() && bytes.last() != Some(&b'\n') && pending.is_empty() {
+            bytes.push(b'\n');
         }
         bytes.append(&mut pending);
         pending = bytes;

@@ -7,6 +7,7 @@ use bytes::BytesMut;
 use jiff::Timestamp;
 use proptest::prelude::*;
 
+use super::format::Format;
 use super::reader::*;
 use crate::log::line::{self, Stamp, Stream, Tag};
 
@@ -34,7 +35,7 @@ fn read(bytes: &[u8], selection: Selection) -> [Vec<u8>; 2] {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("current.log");
     std::fs::write(&path, bytes).unwrap();
-    drain(&mut Reader::open(&path, selection).unwrap())
+    drain(&mut Reader::open(&path, Format::K8sFile, selection).unwrap())
 }
 
 fn drain(reader: &mut Reader) -> [Vec<u8>; 2] {
@@ -105,7 +106,7 @@ fn what_is_no_record_is_passed_over_and_an_unfinished_end_is_waited_for() {
     let torn = log.file.len() / 2;
     bytes.extend_from_slice(&log.file[..torn]);
     std::fs::write(&path, &bytes).unwrap();
-    let mut reader = Reader::open(&path, Selection::default()).unwrap();
+    let mut reader = Reader::open(&path, Format::K8sFile, Selection::default()).unwrap();
     assert_eq!(text(&drain(&mut reader)), ["a\n", ""]);
     assert_eq!(reader.skipped(), 3);
     assert_eq!(text(&drain(&mut reader)), ["", ""]);
@@ -155,7 +156,7 @@ fn a_million_alternating_lines_are_read_fast() {
     let path = dir.path().join("current.log");
     std::fs::write(&path, &log.file).unwrap();
     let begin = std::time::Instant::now();
-    let got = drain(&mut Reader::open(&path, Selection::default()).unwrap());
+    let got = drain(&mut Reader::open(&path, Format::K8sFile, Selection::default()).unwrap());
     assert_eq!(got[0].len() + got[1].len(), 6_888_890);
     assert!(begin.elapsed().as_secs() < 5, "{:?}", begin.elapsed());
 }
@@ -181,7 +182,7 @@ proptest! {
         let (old, new) = (dir.path().join("current.log.1"), dir.path().join("current.log"));
         std::fs::write(&old, &log.file[..border]).unwrap();
         std::fs::write(&new, &log.file[border..]).unwrap();
-        let mut reader = Reader::open(&new, Selection::default()).unwrap();
+        let mut reader = Reader::open(&new, Format::K8sFile, Selection::default()).unwrap();
         let mut got = [Vec::new(), Vec::new()];
         let limits = cuts.iter().map(|cut| Some(*cut as u64)).chain([None]);
         for limit in limits {

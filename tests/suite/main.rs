@@ -14,6 +14,8 @@ mod inside;
 mod keeper;
 mod lifecycle;
 mod lifecycles;
+mod log_disk;
+mod log_drivers;
 mod log_exact;
 mod log_rotation;
 mod logs;

@@ -63,7 +63,7 @@ impl LogFile {
             let place = self.place(journal);
             let rest = behind(records, place.done);
             let part = part(rest, self.max_size.saturating_sub(place.position.offset));
-            let part = if place.position.offset == 0 { part.max(first(rest)) } else { part };
+            let part = if place.position.offset == 0 { part.max(self.first(rest)) } else { part };
             if let Some(open) = &mut self.open {
                 while open.ahead < part {
                     match open.file.write(&rest[open.ahead..part]) {
@@ -90,6 +90,14 @@ impl LogFile {
         }
     }
 
+    /// What goes into an empty file at least: the first record, or of bytes what fits.
+    fn first(&self, records: &[u8]) -> usize {
+        match self.format.has_records() {
+            true => memchr::memchr(b'\n', records).map_or(records.len(), |end| end + 1),
+            false => records.len().min(usize::try_from(self.max_size).unwrap_or(usize::MAX)),
+        }
+    }
+
     /// Where the last whole record in the file ends, while `records` are being written.
     pub(super) fn position(&self, journal: &Journal, records: &[u8]) -> LogPosition {
         let Place { mut position, done, .. } = self.place(journal);
@@ -100,7 +108,10 @@ impl LogFile {
     /// How many bytes of whole records are ahead of the journal's position.
     fn whole(&self, records: &[u8], done: u64) -> usize {
         let ahead = self.open.as_ref().map_or(0, |open| open.ahead);
-        memchr::memrchr(b'\n', &behind(records, done)[..ahead]).map_or(0, |end| end + 1)
+        match self.format.has_records() {
+            true => memchr::memrchr(b'\n', &behind(records, done)[..ahead]).map_or(0, |end| end + 1),
+            false => ahead,
+        }
     }
 
     /// Leaves out the records that are not in the file, and cuts off a torn one. How many bytes of
@@ -182,8 +193,9 @@ impl LogFile {
                 return Ok(());
             }
         }
-        let end = match self.format {
-            Format::K8sFile => end_of_records(&open.file, length).map_err(failed)?,
+        let end = match self.format.has_records() {
+            true => end_of_records(&open.file, length).map_err(failed)?,
+            false => length,
         };
         if end < length {
             open.file.set_len(end).map_err(|error| Error::io("repair", &self.path, &error))?;
@@ -224,11 +236,6 @@ fn part(records: &[u8], room: u64) -> usize {
         Ok(room) if room < records.len() => memchr::memrchr(b'\n', &records[..room]).map_or(0, |end| end + 1),
         _ => records.len(),
     }
-}
-
-/// The length of the first record.
-fn first(records: &[u8]) -> usize {
-    memchr::memchr(b'\n', records).map_or(records.len(), |end| end + 1)
 }
 
 /// Where the last whole record of a file of `length` bytes ends. What is behind was torn by a power cut,

@@ -28,6 +28,7 @@ use tokio::sync::oneshot;
 
 mod file;
 mod journal;
+mod journald;
 mod message;
 mod output;
 mod pump;

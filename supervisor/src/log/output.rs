@@ -3,13 +3,14 @@
 use bytes::BytesMut;
 use podrun::error::{Error, Result};
 use podrun::log::format::Format;
-use podrun::log::line::Stream;
+use podrun::log::line::{self, Stream};
 use podrun::paths::ContainerPaths;
 use podrun::protocol::LogPosition;
 use podrun::spec::logging::{Driver, Logging};
 
 use super::file::{self, LogFile};
 use super::journal::{Dropped, Journal, Slot};
+use super::journald::Journald;
 use super::worker::stamp;
 
 /// Why output is dropped.
@@ -20,15 +21,24 @@ const WHY: &str = "the log could not be written";
 pub(super) enum Output {
     /// A file.
     File(LogFile),
+    /// The host's journal.
+    Journald(Journald),
 }
 
 /// Those that `logging` asks for; each has the journal's place of its index.
 pub(super) fn all(logging: &Logging, paths: &ContainerPaths) -> Vec<Output> {
     let one = |(index, driver): (usize, &Driver)| {
+        if *driver == Driver::Journald {
+            return Some(Output::Journald(Journald::new(&id(paths), index)));
+        }
         let (format, name) = (Format::of(*driver)?, driver.file()?);
         Some(Output::File(LogFile::new(format, &paths.log_dir().join(name), logging, index)))
     };
     logging.drivers.iter().enumerate().filter_map(one).collect()
+}
+
+fn id(paths: &ContainerPaths) -> String {
+    paths.dir.file_name().map(|id| id.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 /// Creates the files of a log, so that what cannot be opened is told before there is output.
@@ -54,6 +64,7 @@ impl Output {
         self.markers(slot, index, records);
         match self {
             Self::File(file) => file.format.format(&stamp(slot), slot.stream(), batch, records),
+            Self::Journald(journald) => journald.format(slot.stream(), batch, records),
         }
     }
 
@@ -65,6 +76,13 @@ impl Output {
             match self {
                 Self::File(file) => {
                     file.format.marker(&stamp(slot), stream, dropped.bytes, dropped.lines, WHY, out);
+                }
+                Self::Journald(journald) => {
+                    let Dropped { bytes, lines } = dropped;
+                    journald.marker(
+                        &format!("podrun: {bytes} bytes with {lines} newlines of {stream:?} were dropped"),
+                        out,
+                    );
                 }
             }
         }
@@ -81,6 +99,7 @@ impl Output {
     pub(super) fn covered(&self, batch: &[u8], records: &[u8]) -> usize {
         match self {
             Self::File(file) => file.format.covered(batch, records),
+            Self::Journald(_) => line::covered(batch, Journald::count(records)),
         }
     }
 
@@ -88,6 +107,7 @@ impl Output {
     pub(super) fn write(&mut self, journal: &mut Journal, records: &[u8]) -> Result<()> {
         match self {
             Self::File(file) => file.write(journal, records),
+            Self::Journald(journald) => journald.write(journal, records),
         }
     }
 
@@ -95,6 +115,7 @@ impl Output {
     pub(super) fn give_up(&mut self, journal: &Journal, records: &[u8]) -> (usize, LogPosition) {
         match self {
             Self::File(file) => file.give_up(journal, records),
+            Self::Journald(journald) => journald.give_up(journal),
         }
     }
 
@@ -102,6 +123,7 @@ impl Output {
     pub(super) fn position(&self, journal: &Journal, records: &[u8]) -> LogPosition {
         match self {
             Self::File(file) => file.position(journal, records),
+            Self::Journald(_) => LogPosition::default(),
         }
     }
 }

@@ -295,9 +295,13 @@ impl<'a> Worker<'a> {
                 }
             }
         }
-        if self.owes_marker() {
+        let deadline = self.deadline.unwrap_or_else(Instant::now);
+        while self.owes_marker() && Instant::now() < deadline {
             self.retry.fill(None);
             self.write_markers();
+            if self.owes_marker() {
+                std::thread::sleep(RETRY.0);
+            }
         }
         Ok(complete)
     }

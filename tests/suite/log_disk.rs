@@ -1,0 +1,162 @@
+//! Disks that are full, or do not answer.
+
+use std::path::{Path, PathBuf};
+
+use crate::harness::{Podrun, busybox, in_guest};
+
+/// A small file system in memory, at the place of a container's log.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    #[track_caller]
+    fn mount(podrun: &Podrun, id: &str, size: &str) -> Self {
+        let dir = podrun.container_dir(id).join("log");
+        let options = std::ffi::CString::new(format!("size={size}")).expect("text");
+        rustix::mount::mount(
+            "small",
+            &dir,
+            "tmpfs",
+            rustix::mount::MountFlags::empty(),
+            Some(options.as_c_str()),
+        )
+        .expect("mount a tmpfs");
+        Self(dir)
+    }
+
+    /// Moves the log's older files elsewhere, oldest first, so that there is room again.
+    fn collect(&self, into: &mut Vec<u8>) {
+        let mut older: Vec<(u32, PathBuf)> = std::fs::read_dir(&self.0)
+            .expect("the log's directory")
+            .filter_map(|entry| {
+                let path = entry.ok()?.path();
+                Some((path.extension()?.to_str()?.parse().ok()?, path))
+            })
+            .collect();
+        older.sort();
+        for (_, path) in older.into_iter().rev() {
+            into.extend(std::fs::read(&path).expect("read"));
+            std::fs::remove_file(path).expect("remove");
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        let stat = rustix::fs::statvfs(&self.0).expect("statvfs");
+        stat.f_bavail * stat.f_frsize < 128 << 10
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+const SCRIPT: &str = "BEGIN { for (i = 1; i <= COUNT; i++) print \"line \" i }";
+
+fn create(podrun: &Podrun, count: usize, options: &str) {
+    let script = SCRIPT.replace("COUNT", &count.to_string());
+    let args = ["create", "c", "--rootfs", &busybox(), "--log-opt", options, "--", "awk", &script];
+    podrun.cmd(args).prints("c\n");
+}
+
+/// The payloads of a log, and what its markers say was dropped: bytes and lines.
+fn parse(log: &[u8]) -> (String, usize, usize) {
+    let (mut payloads, mut bytes, mut lines) = (String::new(), 0, 0);
+    let text = std::str::from_utf8(log).expect("text");
+    assert!(text.is_empty() || text.ends_with('\n'));
+    for line in text.lines() {
+        let words: Vec<_> = line.splitn(4, ' ').collect();
+        assert!(words.len() == 4 && words[0].parse::<jiff::Timestamp>().is_ok(), "{line:?}");
+        match words[2] {
+            "F" => payloads.extend([words[3], "\n"]),
+            "P" => payloads.push_str(words[3]),
+            "F:podrun" => {
+                let numbers: Vec<usize> = words[3].split(' ').filter_map(|word| word.parse().ok()).collect();
+                bytes += numbers[0];
+                lines += numbers[1];
+            }
+            _ => panic!("{line:?}"),
+        }
+    }
+    (payloads, bytes, lines)
+}
+
+fn everything(dir: &Path, mut collected: Vec<u8>) -> Vec<u8> {
+    collected.extend(std::fs::read(dir.join("current.log")).expect("the log"));
+    collected
+}
+
+#[test]
+fn a_full_disk_holds_output_back_and_nothing_is_missing_when_there_is_room_again() {
+    let podrun = Podrun::new();
+    let count = if in_guest() { 300_000 } else { 1_000_000 };
+    create(&podrun, count, "max-size=1m,max-file=100");
+    let disk = SmallDisk::mount(&podrun, "c", "10m");
+    podrun.cmd(["start", "c"]).prints("c\n");
+    let mut collected = Vec::new();
+    let mut was_full = 0;
+    let mut waiter = podrun.cmd(["wait", "c"]).spawn();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            assert_eq!(waiter.line().as_deref(), Some("0"));
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            if disk.is_full() {
+                was_full += 1;
+                // Alive, and answering, while nothing can be written.
+                assert_eq!(podrun.status("c"), "running");
+                disk.collect(&mut collected);
+            }
+            std::thread::yield_now();
+        }
+    });
+    waiter.finish().expect(0);
+    disk.collect(&mut collected);
+    assert!(was_full >= 2, "full {was_full} times");
+    let (payloads, bytes, lines) = parse(&everything(&disk.0, collected));
+    assert_eq!((bytes, lines), (0, 0));
+    assert!(
+        payloads == (1..=count).map(|i| format!("line {i}\n")).collect::<String>(),
+        "something is missing"
+    );
+}
+
+#[test]
+fn what_a_full_disk_drops_is_counted_to_the_byte() {
+    let podrun = Podrun::new();
+    let count = if in_guest() { 300_000 } else { 1_000_000 };
+    create(&podrun, count, "max-size=1m,max-file=100,mode=drop");
+    let disk = SmallDisk::mount(&podrun, "c", "10m");
+    podrun.cmd(["start", "c"]).prints("c\n");
+    let mut collected = Vec::new();
+    let mut waiter = podrun.cmd(["wait", "c"]).spawn();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            assert_eq!(waiter.line().as_deref(), Some("0"));
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        let mut full = 0;
+        while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            // Room comes back late: meanwhile something is dropped.
+            full += u32::from(disk.is_full());
+            if full > 20 {
+                disk.collect(&mut collected);
+                full = 0;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        // The last marker needs room.
+        disk.collect(&mut collected);
+    });
+    waiter.finish().expect(0);
+    podrun.settle();
+    disk.collect(&mut collected);
+    let (payloads, bytes, lines) = parse(&everything(&disk.0, collected));
+    let whole: String = (1..=count).map(|i| format!("line {i}\n")).collect();
+    assert!(lines > 0, "nothing was dropped");
+    assert_eq!(payloads.len() + bytes, whole.len(), "bytes logged and dropped");
+    assert_eq!(payloads.lines().count() + lines, count, "lines logged and dropped");
+}
