@@ -8,6 +8,8 @@ use podrun::spec::options::{Network, Rootfs, Userns};
 use podrun::spec::settings::STOP_TIMEOUT;
 use podrun::spec::{self, Compiled, Options, env};
 
+use super::walls::WallArgs;
+
 /// What a supervised container is made of.
 #[derive(Debug, clap::Args)]
 #[group(id = "container")]
@@ -85,6 +87,7 @@ impl ContainerArgs {
     /// reserved for it until it is in the store.
     pub(super) fn compile(
         self,
+        walls: WallArgs,
         roots: &Roots,
         id: &ContainerId,
         rm: bool,
@@ -132,6 +135,7 @@ impl ContainerArgs {
             rm,
             log_drivers: self.log_driver,
             log_options: self.log_opt,
+            walls: walls.walls()?,
             ..Options::new(rootfs, self.command)
         };
         // The exit code of a usage error is that of any other failure here: 125.

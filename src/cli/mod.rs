@@ -42,6 +42,7 @@ mod stop;
 mod time;
 mod trace;
 mod wait;
+mod walls;
 
 /// A daemonless container runtime: every container gets its own small supervisor.
 #[derive(Debug, Parser)]

@@ -17,6 +17,7 @@ use super::logs::Readable;
 use super::output::Output;
 use super::signals::Signals;
 use super::stdin::Stdin;
+use super::walls::WallArgs;
 use super::{Outcome, out};
 
 /// What the command does, in a line.
@@ -40,6 +41,8 @@ pub(super) struct Args {
     pid_file: Option<PathBuf>,
     #[command(flatten)]
     container: ContainerArgs,
+    #[command(flatten)]
+    walls: WallArgs,
 }
 
 pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
@@ -48,7 +51,7 @@ pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
         None => made_up()?,
     };
     let interactive = args.container.interactive;
-    let (compiled, reserved) = args.container.compile(roots, &id, args.rm)?;
+    let (compiled, reserved) = args.container.compile(args.walls, roots, &id, args.rm)?;
     // From here on a signal is the container's, once it runs.
     let signals = if args.detach { None } else { Some(Signals::register()?) };
     let (mut client, pid) = client::create(roots, &id, &compiled.spec, &compiled.files)?;

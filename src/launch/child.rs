@@ -6,7 +6,7 @@ use std::path::Path;
 
 use nix::sched::CloneFlags;
 use oci_spec::runtime::LinuxNamespaceType;
-use rustix::fs::Mode;
+use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -18,7 +18,7 @@ use super::{Init, Stdio, command, dev, init, masks, mounts, network, rootfs, sou
 use crate::cgroup::Cgroup;
 use crate::error::{Error, Result};
 use crate::sys::mount::{MountAttr, RDONLY};
-use crate::sys::{Clone3, clone, fd, is_single_threaded, mount_setattr, signal};
+use crate::sys::{Clone3, Cloned, clone, fd, is_single_threaded, mount_setattr, signal};
 
 /// What the child has of its parent: the plan, and the only descriptors it keeps.
 struct Child {
@@ -67,8 +67,11 @@ pub fn create(plan: Plan, cgroup: &Cgroup, stdio: Stdio, gate: Gate) -> Result<I
     keep.extend(child.listener.iter().chain(&child.ending).chain(&child.builder).map(AsFd::as_fd));
     keep.extend(child.maps.iter().flatten().map(AsFd::as_fd));
     let clone = Clone3 { namespaces: child.plan.namespaces.new, cgroup: Some(cgroup.as_fd()), keep: &keep };
-    let init =
-        clone.spawn(&child, main).map_err(|error| Error::io("start init in", cgroup.path(), &error))?;
+    let spawn = || clone.spawn(&child, main);
+    let init = match child.plan.namespaces.pid.as_deref() {
+        Some(path) => in_namespace_at(path, spawn)?,
+        None => spawn().map_err(|error| Error::io("start init in", cgroup.path(), &error))?,
+    };
     let builder = match to {
         Some(to) => userns::prepare(&init, &child.plan, &child.maps, cgroup, &child.stdio, to),
         None => Ok(None),
@@ -88,6 +91,22 @@ pub fn create(plan: Plan, cgroup: &Cgroup, stdio: Stdio, gate: Gate) -> Result<I
     Ok(Init { pid: init.pid, pidfd: init.pidfd, gate: supervised.then_some(ours), ending })
 }
 
+/// Runs `spawn` while this process's children are born in the pid namespace that `path` stands for.
+fn in_namespace_at(path: &Path, spawn: impl FnOnce() -> std::io::Result<Cloned>) -> Result<Cloned> {
+    let failed = |errno| Error::at("join the pid namespace", path, errno);
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let theirs = rustix::fs::open(path, flags, Mode::empty()).map_err(failed)?;
+    let ours = rustix::fs::open(c"/proc/self/ns/pid", flags, Mode::empty())
+        .map_err(|errno| Error::at("open", "/proc/self/ns/pid", errno))?;
+    let enter = |namespace: &OwnedFd| {
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::ProcessID)).map_err(failed)
+    };
+    enter(&theirs)?;
+    let spawned = spawn();
+    enter(&ours)?;
+    spawned.map_err(|error| Error::io("start init in the pid namespace", path, &error))
+}
+
 /// A child of a process with threads may wait for ever for a lock that another thread held.
 pub(super) fn assert_single_threaded() -> Result<()> {
     match is_single_threaded() {
@@ -100,12 +119,13 @@ pub(super) fn assert_single_threaded() -> Result<()> {
 /// The child's whole life.
 fn main(child: &Child) -> ! {
     let mut process = child.plan.process.clone();
-    let (error, connection) = match build(child, &mut process).and_then(|file| Ok((file, wait(child)?))) {
-        Ok((file, connection)) => {
+    let built = build(child, &mut process).and_then(|built| Ok((built, wait(child)?)));
+    let (error, connection) = match built {
+        Ok(((file, proc), connection)) => {
             let gate = connection.as_ref().unwrap_or(&child.gate).as_fd();
             let error = match &child.ending {
-                None => execute(&process, &file),
-                Some(ending) => init::run(&process, &file, gate, ending.as_fd()),
+                None => execute(&process, &file, proc.as_ref()),
+                Some(ending) => init::run(&process, &file, proc.as_ref(), gate, ending.as_fd()),
             };
             (error, connection)
         }
@@ -126,8 +146,9 @@ fn wait(child: &Child) -> Result<Option<OwnedFd>> {
     }
 }
 
-/// Builds everything up to the command, and says which file that is.
-fn build(child: &Child, process: &mut ProcessPlan) -> Result<CString> {
+/// Builds everything up to the command, and says which file that is; with it comes what
+/// [`execute`] needs for labels.
+fn build(child: &Child, process: &mut ProcessPlan) -> Result<(CString, Option<OwnedFd>)> {
     let plan = &child.plan;
     take_stdio(&child.stdio)?;
     credentials::new_session()?;
@@ -155,6 +176,7 @@ fn build(child: &Child, process: &mut ProcessPlan) -> Result<CString> {
     masks::read_only(&root, &plan.read_only_paths)?;
     masks::hide(&root, &plan.masked)?;
     seal(plan, &root)?;
+    let proc = process.labels.prepare()?;
     rootfs::enter(&root)?;
     let propagation = plan.propagation.attr.propagation;
     if propagation != 0 {
@@ -164,7 +186,7 @@ fn build(child: &Child, process: &mut ProcessPlan) -> Result<CString> {
             .map_err(|error| Error::io("set the propagation of", "/", &error))?;
     }
     credentials::assume(process, &root)?;
-    command::find(&process.args[0], process.path())
+    Ok((command::find(&process.args[0], process.path())?, proc))
 }
 
 /// The stdio descriptors become 0, 1 and 2.
@@ -217,12 +239,23 @@ fn seal(plan: &Plan, root: &OwnedFd) -> Result<()> {
         .map_err(|error| Error::io("make read-only", Path::new("/"), &error))
 }
 
-/// Becomes the command; comes back only with the reason why not.
-pub(super) fn execute(process: &ProcessPlan, file: &CString) -> Error {
+/// Becomes the command; comes back only with the reason why not. `proc` is what
+/// [`Labels::prepare`](super::labels::Labels::prepare) gave.
+pub(super) fn execute(process: &ProcessPlan, file: &CString, proc: Option<&OwnedFd>) -> Error {
+    if let Some(proc) = proc
+        && let Err(error) = process.labels.write(proc)
+    {
+        return error;
+    }
     if let Err(error) = fd::only_stdio_survives_exec() {
         return Error::io("close descriptors of", "podrun", &error);
     }
     signal::reset();
+    if let Some(filter) = &process.filter
+        && let Err(error) = filter.load()
+    {
+        return error;
+    }
     let Err(errno) = nix::unistd::execve(file, &process.args, &process.env);
     command::exec_failed(file, rustix::io::Errno::from_raw_os_error(errno as i32))
 }

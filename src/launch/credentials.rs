@@ -6,16 +6,19 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::libc;
-use oci_spec::runtime::{Capabilities, LinuxCapabilities, PosixRlimitType, Process};
+use oci_spec::runtime::{Capabilities, LinuxCapabilities, PosixRlimitType, Process, Spec};
 use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{self, CapabilitySet, CapabilitySets};
 
 use super::identity::{self, Identity, Who};
+use super::labels::Labels;
 use super::plan::c_string;
 use super::root;
+use super::seccomp::Filter;
 use crate::error::{Error, Result};
+use crate::spec::settings::Settings;
 
 /// The file mode creation mask where the configuration names none.
 const UMASK: u32 = 0o022;
@@ -28,17 +31,21 @@ pub(super) struct ProcessPlan {
     pub(super) env: Vec<CString>,
     pub(super) cwd: CString,
     pub(super) who: Who,
+    /// Supplementary groups on top of the user's own, by name or number.
+    pub(super) groups: Vec<String>,
     pub(super) umask: u32,
     pub(super) capabilities: Option<CapabilityPlan>,
     pub(super) rlimits: Vec<(Resource, Rlimit)>,
     pub(super) no_new_privileges: bool,
     pub(super) oom_score_adj: Option<i32>,
+    pub(super) filter: Option<Filter>,
+    pub(super) labels: Labels,
 }
 
 /// The five sets of `capabilities(7)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct CapabilityPlan {
-    bounding: CapabilitySet,
+    pub(super) bounding: CapabilitySet,
     effective: CapabilitySet,
     permitted: CapabilitySet,
     inheritable: CapabilitySet,
@@ -46,7 +53,8 @@ pub(super) struct CapabilityPlan {
 }
 
 impl ProcessPlan {
-    pub(super) fn of(process: &Process) -> Result<Self> {
+    /// The plan for `process` in the container that `spec` describes.
+    pub(super) fn of(process: &Process, spec: &Spec, settings: &Settings) -> Result<Self> {
         let args = process.args().as_deref().unwrap_or_default();
         if args.first().is_none_or(String::is_empty) {
             return Err(Error::usage("process.args", "is empty"));
@@ -70,6 +78,7 @@ impl ProcessPlan {
             let value = Rlimit { current: value(limit.soft()), maximum: value(limit.hard()) };
             rlimits.push((resource(limit.typ()), value));
         }
+        let capabilities = process.capabilities().as_ref().map(CapabilityPlan::of);
         Ok(Self {
             args: strings("argument", args)?,
             env: strings("environment", process.env().as_deref().unwrap_or_default())?,
@@ -82,11 +91,14 @@ impl ProcessPlan {
                     groups: user.additional_gids().clone().unwrap_or_default(),
                 },
             },
+            groups: settings.groups.clone(),
             umask: user.umask().unwrap_or(UMASK),
-            capabilities: process.capabilities().as_ref().map(CapabilityPlan::of),
+            capabilities,
             rlimits,
             no_new_privileges: process.no_new_privileges().unwrap_or(false),
             oom_score_adj: process.oom_score_adj(),
+            filter: Filter::of(spec, settings, capabilities)?,
+            labels: Labels::of(process)?,
         })
     }
 
@@ -100,6 +112,16 @@ impl ProcessPlan {
         entry.as_bytes().get(name.len() + 1..)
     }
 
+    /// What loading the filter takes: CAP_SYS_ADMIN, unless the process gives up all gain by
+    /// executing. It is effective until `execve`, which takes from everybody what is not in the
+    /// bounding set, and from who is not root whatever is not ambient.
+    fn to_load_filter(&self) -> CapabilitySet {
+        match &self.filter {
+            Some(_) if !self.no_new_privileges => CapabilitySet::SYS_ADMIN,
+            _ => CapabilitySet::empty(),
+        }
+    }
+
     /// Where a command without a slash is looked for.
     pub(super) fn path(&self) -> &[u8] {
         self.variable("PATH").unwrap_or(DEFAULT_PATH.as_bytes())
@@ -107,6 +129,11 @@ impl ProcessPlan {
 }
 
 impl CapabilityPlan {
+    const fn nothing() -> Self {
+        let empty = CapabilitySet::empty();
+        Self { bounding: empty, effective: empty, permitted: empty, inheritable: empty, ambient: empty }
+    }
+
     fn of(capabilities: &LinuxCapabilities) -> Self {
         let set = |names: &Option<Capabilities>| {
             names.iter().flatten().fold(CapabilitySet::empty(), |set, name| set | bit(&name.to_string()))
@@ -161,9 +188,9 @@ pub(super) fn set_oom_score(score: Option<i32>) -> Result<()> {
 }
 
 /// Becomes the process's user with the process's rights, in its directory. `plan` gains HOME where
-/// it has none. Nothing privileged is possible afterwards.
+/// it has none. Nothing privileged is possible afterwards but to load the filter.
 pub(super) fn assume(plan: &mut ProcessPlan, root: impl AsFd) -> Result<()> {
-    let identity = identity::resolve(&plan.who, &root)?;
+    let identity = identity::resolve(&plan.who, &plan.groups, &root)?;
     if plan.variable("HOME").is_none() {
         plan.env.push(c_string("environment", format!("HOME={}", identity.home))?);
     }
@@ -174,7 +201,7 @@ pub(super) fn assume(plan: &mut ProcessPlan, root: impl AsFd) -> Result<()> {
     own_pipes(&identity)?;
     // As root first: the directory may be below one that the user may not search.
     let entered = enter_cwd(plan, &root);
-    become_user(&identity, plan.capabilities)?;
+    become_user(&identity, plan)?;
     if plan.no_new_privileges {
         thread::set_no_new_privs(true).map_err(|errno| Error::os("set no-new-privileges", errno))?;
     }
@@ -250,40 +277,62 @@ pub(super) fn is_pipe(fd: impl AsFd) -> Result<bool> {
     Ok(unnamed && FileType::from_raw_mode(stat.st_mode) == FileType::Fifo)
 }
 
-fn become_user(identity: &Identity, capabilities: Option<CapabilityPlan>) -> Result<()> {
+fn become_user(identity: &Identity, plan: &ProcessPlan) -> Result<()> {
     let step = |what: &'static str| move |errno| Error::os(what, errno);
-    if let Some(capabilities) = capabilities {
+    // What a process without a plan has: everything as root, nothing as anybody else.
+    let nothing = CapabilityPlan::nothing();
+    let capabilities = plan.capabilities.or((identity.uid != 0).then_some(nothing));
+    if let Some(capabilities) = plan.capabilities {
         drop_bounding(capabilities.bounding)?;
-        // setresuid would take the permitted set along with root.
-        thread::set_keep_capabilities(true).map_err(step("keep capabilities"))?;
     }
+    // setresuid would take the permitted set along with root.
+    thread::set_keep_capabilities(true).map_err(step("keep capabilities"))?;
     let groups: Vec<Gid> = identity.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
     let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
     thread::set_thread_groups(&groups).map_err(step("set the supplementary groups"))?;
     thread::set_thread_res_gid(gid, gid, gid).map_err(step("set the group"))?;
     thread::set_thread_res_uid(uid, uid, uid).map_err(step("set the user"))?;
-    let Some(capabilities) = capabilities else { return Ok(()) };
     thread::set_keep_capabilities(false).map_err(step("keep capabilities"))?;
-    // Nobody can give what they have not: podrun itself may run with less than every capability.
-    let ours = thread::capabilities(None).map_err(step("read the capabilities"))?.permitted;
-    thread::set_capabilities(
-        None,
-        CapabilitySets {
-            effective: capabilities.effective & ours,
-            permitted: capabilities.permitted & ours,
-            inheritable: capabilities.inheritable & ours,
-        },
-    )
-    .map_err(step("set the capabilities"))?;
+    let Some(capabilities) = capabilities else { return Ok(()) };
+    set_capabilities(capabilities, plan.to_load_filter())?;
     thread::clear_ambient_capability_set().map_err(step("clear the ambient capabilities"))?;
     // The kernel takes only what is inheritable and permitted as well; configurations that name more
     // are common, and mean no harm.
+    let ours = thread::capabilities(None).map_err(step("read the capabilities"))?.permitted;
     let ambient = capabilities.ambient & capabilities.inheritable & capabilities.permitted & ours;
     for capability in ambient.iter() {
         thread::configure_capability_in_ambient_set(capability, true)
             .map_err(step("set the ambient capabilities"))?;
     }
     Ok(())
+}
+
+/// Sets what this process may do to what it is planned to, and `more`.
+fn set_capabilities(plan: CapabilityPlan, more: CapabilitySet) -> Result<()> {
+    let step = |what: &'static str| move |errno| Error::os(what, errno);
+    // Nobody can give what they have not: podrun itself may run with less than every capability.
+    let ours = thread::capabilities(None).map_err(step("read the capabilities"))?.permitted;
+    let sets = CapabilitySets {
+        effective: (plan.effective | more) & ours,
+        permitted: (plan.permitted | more) & ours,
+        inheritable: plan.inheritable & ours,
+    };
+    thread::set_capabilities(None, sets).map_err(step("set the capabilities"))
+}
+
+/// For a process that stays and executes nothing: puts down what [`assume`] kept for the filter, and
+/// is filtered as every other process of the container.
+pub(super) fn settle(plan: &ProcessPlan) -> Result<()> {
+    let Some(filter) = &plan.filter else { return Ok(()) };
+    // Only now: a process that executes nothing loses nothing by it.
+    thread::set_no_new_privs(true).map_err(|errno| Error::os("set no-new-privileges", errno))?;
+    // As `execve` would have it: to who is not root nothing is left.
+    let left =
+        if rustix::process::getuid().is_root() { plan.capabilities } else { Some(CapabilityPlan::nothing()) };
+    if let Some(left) = left {
+        set_capabilities(left, CapabilitySet::empty())?;
+    }
+    filter.load()
 }
 
 /// What is not in the bounding set can never be gained again, not by a set-user-ID program either.

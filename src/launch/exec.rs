@@ -27,6 +27,7 @@ use super::userns::{self, Maps};
 use super::{Stdio, command, gate};
 use crate::cgroup::Cgroup;
 use crate::error::{Error, Kind, Result};
+use crate::spec::settings::Settings;
 use crate::sys::mount::{MountAttr, RDONLY};
 use crate::sys::{Clone3, Cloned, clone, fd, mount_setattr};
 
@@ -91,7 +92,7 @@ pub fn plan_exec(spec: &Spec, wanted: &Process) -> Result<ExecPlan> {
     let owned = Namespaces::of(spec)?.owned;
     let pid = Namespaces::flag(LinuxNamespaceType::Pid);
     Ok(ExecPlan {
-        process: ProcessPlan::of(&process)?,
+        process: ProcessPlan::of(&process, spec, &Settings::of(spec)?)?,
         pid: owned & pid != 0,
         userns: Maps::of(spec),
         join: ThreadNameSpaceType::from_bits_retain(owned & !pid),
@@ -233,7 +234,8 @@ fn join(child: &Child<'_>) -> Result<Error> {
     // Joining a mount namespace leaves this process at its root.
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(c"/", flags, Mode::empty()).map_err(|errno| Error::at("open", "/", errno))?;
+    let proc = process.labels.prepare()?;
     credentials::assume(&mut process, &root)?;
     let file = command::find(&process.args[0], process.path())?;
-    Ok(execute(&process, &file))
+    Ok(execute(&process, &file, proc.as_ref()))
 }

@@ -43,15 +43,21 @@ struct User {
     home: String,
 }
 
-/// Finds `who` in the files below `root`.
-pub(super) fn resolve(who: &Who, root: impl AsFd) -> Result<Identity> {
+/// Finds `who` in the files below `root`; `more` are groups on top of those, by name or number.
+pub(super) fn resolve(who: &Who, more: &[String], root: impl AsFd) -> Result<Identity> {
     let passwd = read(&root, "etc/passwd")?;
     // The groups matter only to a name.
     let group = match who {
-        Who::Numbers { .. } => String::new(),
-        Who::Named(_) => read(&root, "etc/group")?,
+        Who::Numbers { .. } if more.is_empty() => String::new(),
+        _ => read(&root, "etc/group")?,
     };
-    let identity = find(who, &passwd, &group)?;
+    let mut identity = find(who, &passwd, &group)?;
+    for name in more {
+        let gid = group_named(name, &group)?;
+        if !identity.groups.contains(&gid) {
+            identity.groups.push(gid);
+        }
+    }
     // To the system calls that change them, this number means "leave it as it is": root.
     if identity.uid == u32::MAX || identity.gid == u32::MAX || identity.groups.contains(&u32::MAX) {
         return Err(Error::failed("user 4294967295", "is not a user or group ID that Linux knows"));
@@ -89,10 +95,6 @@ fn find(who: &Who, passwd: &str, group: &str) -> Result<Identity> {
         Some((user, group)) => (user, Some(group)),
         None => (text.as_str(), None),
     };
-    let missing = |what: &str, name: &str, file: &str| {
-        Error::failed(format!("{what} {name}"), format!("no such {what} in {file} of the container"))
-            .hint("a number needs no entry there")
-    };
     // A name of digits only is a name first, as `chown` has it.
     let entry = users(passwd).find(|entry| entry.name == user);
     let entry = match (entry, user.parse::<u32>()) {
@@ -106,10 +108,8 @@ fn find(who: &Who, passwd: &str, group: &str) -> Result<Identity> {
     let uid = entry.as_ref().map_or_else(|| user.parse().unwrap_or(0), |entry| entry.uid);
     let (gid, supplementary) = match group_name {
         Some(name) => {
-            let found = groups(group).find(|entry| entry.0 == name).map(|entry| entry.1);
-            let gid = found.or_else(|| name.parse().ok());
             // With a group of one's choice goes nothing but that group.
-            (gid.ok_or_else(|| missing("group", name, "/etc/group"))?, Vec::new())
+            (group_named(name, group)?, Vec::new())
         }
         None => {
             let name = entry.as_ref().map(|entry| entry.name.as_str());
@@ -120,6 +120,17 @@ fn find(who: &Who, passwd: &str, group: &str) -> Result<Identity> {
     };
     let home = entry.map(|entry| entry.home).unwrap_or_else(no_home);
     Ok(Identity { uid, gid, groups: supplementary, home })
+}
+
+/// The group `name`, which is a name first and then a number.
+fn group_named(name: &str, group: &str) -> Result<u32> {
+    let found = groups(group).find(|entry| entry.0 == name).map(|entry| entry.1);
+    found.or_else(|| name.parse().ok()).ok_or_else(|| missing("group", name, "/etc/group"))
+}
+
+fn missing(what: &str, name: &str, file: &str) -> Error {
+    Error::failed(format!("{what} {name}"), format!("no such {what} in {file} of the container"))
+        .hint("a number needs no entry there")
 }
 
 /// The well-formed lines: `name:password:uid:gid:comment:home:shell`.

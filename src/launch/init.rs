@@ -5,7 +5,7 @@
 //! become its children. A command that does not expect that gets a PID of its own here.
 
 use std::ffi::CString;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::libc;
 use rustix::fs::{Mode, OFlags};
@@ -20,6 +20,7 @@ use crate::sys::{Clone3, clone, fd, signal};
 struct Command<'a> {
     process: &'a ProcessPlan,
     file: &'a CString,
+    proc: Option<&'a OwnedFd>,
     gate: BorrowedFd<'a>,
 }
 
@@ -28,20 +29,22 @@ struct Command<'a> {
 pub(super) fn run(
     process: &ProcessPlan,
     file: &CString,
+    proc: Option<&OwnedFd>,
     gate: BorrowedFd<'_>,
     ending: BorrowedFd<'_>,
 ) -> Error {
-    let command = Command { process, file, gate };
-    let keep = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr(), command.gate];
+    let command = Command { process, file, proc, gate };
+    let stdio = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
+    let keep: Vec<_> = stdio.into_iter().chain([command.gate]).chain(proc.map(AsFd::as_fd)).collect();
     match (Clone3 { namespaces: 0, cgroup: None, keep: &keep }).spawn(&command, main) {
-        Ok(command) => supervise(command.pid, ending),
+        Ok(command) => supervise(process, command.pid, ending),
         Err(error) => Error::io("start", file.to_string_lossy().as_ref(), &error),
     }
 }
 
 fn main(command: &Command<'_>) -> ! {
     let error = match credentials::new_session() {
-        Ok(()) => execute(command.process, command.file),
+        Ok(()) => execute(command.process, command.file, command.proc),
         Err(error) => error,
     };
     gate::report(command.gate, &error);
@@ -50,7 +53,9 @@ fn main(command: &Command<'_>) -> ! {
 
 /// Nothing of the container is open here any more: neither the gate (its end of file means that
 /// the command was executed) nor the output (its end of file means that nobody writes any more).
-fn supervise(command: i32, ending: BorrowedFd<'_>) -> ! {
+fn supervise(process: &ProcessPlan, command: i32, ending: BorrowedFd<'_>) -> ! {
+    // Where it is no PID 1, orphans come to it all the same.
+    let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
     // Every signal has been blocked since before the clone, so that none was missed.
     if fd::close_all_but(&[ending]).is_err() {
         clone::exit(125);
@@ -62,6 +67,10 @@ fn supervise(command: i32, ending: BorrowedFd<'_>) -> ! {
         }
     }
     let Ok(signals) = signal::Incoming::new() else { clone::exit(125) };
+    // From here on it only reads, waits, signals and writes.
+    if credentials::settle(process).is_err() {
+        clone::exit(125);
+    }
     loop {
         match signals.wait() {
             libc::SIGCHLD => {

@@ -23,6 +23,7 @@ mod exec;
 pub mod gate;
 mod identity;
 mod init;
+mod labels;
 mod masks;
 mod mount_options;
 mod mounts;
@@ -31,6 +32,7 @@ mod plan;
 pub mod probe;
 mod root;
 mod rootfs;
+mod seccomp;
 mod sources;
 #[cfg(test)]
 mod tests;

@@ -7,6 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use oci_spec::runtime::{LinuxDevice, LinuxNamespaceType, Spec};
 
 use super::credentials::ProcessPlan;
+use super::labels;
 use super::mount_options::{self, Idmap, Options};
 use super::userns::Maps;
 use crate::error::{Error, Result};
@@ -44,6 +45,8 @@ pub(super) struct Overlay {
     pub(super) work: PathBuf,
     /// What the container must not see of the root filesystem: podrun's own directories.
     pub(super) hidden: Vec<PathBuf>,
+    /// The SELinux label of its files.
+    pub(super) label: Option<String>,
 }
 
 /// Which namespaces the container has of its own, and how it comes by them.
@@ -53,6 +56,8 @@ pub(super) struct Namespaces {
     pub(super) new: u64,
     /// A cgroup namespace of its own: unshared by the child once it is in its cgroup.
     pub(super) cgroup: bool,
+    /// The pid namespace of others that init is born in.
+    pub(super) pid: Option<PathBuf>,
     /// Namespaces of others, to be joined by path.
     pub(super) joined: Vec<(LinuxNamespaceType, PathBuf)>,
     /// `CLONE_NEW*`: all that a process joining the container joins, but the pid namespace.
@@ -97,10 +102,8 @@ impl Namespaces {
                 (LinuxNamespaceType::Time, _) => {
                     return Err(unsupported(format!("a {kind} namespace")));
                 }
-                (
-                    LinuxNamespaceType::Mount | LinuxNamespaceType::Pid | LinuxNamespaceType::User,
-                    Some(path),
-                ) => {
+                (LinuxNamespaceType::Pid, Some(path)) => namespaces.pid = Some(path.clone()),
+                (LinuxNamespaceType::Mount | LinuxNamespaceType::User, Some(path)) => {
                     return Err(unsupported(format!("joining the {kind} namespace {}", path.display())));
                 }
                 (_, Some(path)) => namespaces.joined.push((kind, path.clone())),
@@ -138,6 +141,8 @@ pub fn plan(spec: &Spec, settings: &Settings, paths: &ContainerPaths, bundle: &P
     let linux = spec.linux().as_ref();
     let masked = linux.and_then(|linux| linux.masked_paths().as_ref());
     let read_only_paths = linux.and_then(|linux| linux.readonly_paths().as_ref());
+    let label = linux.and_then(|linux| linux.mount_label().as_deref()).filter(|label| !label.is_empty());
+    label.map(labels::host_has_selinux).transpose()?;
     let namespaces = Namespaces::of(spec)?;
     if spec.hostname().as_ref().is_some_and(|name| !name.is_empty())
         && !namespaces.is_new(LinuxNamespaceType::Uts)
@@ -151,6 +156,7 @@ pub fn plan(spec: &Spec, settings: &Settings, paths: &ContainerPaths, bundle: &P
             upper: paths.upper(),
             work: paths.work(),
             hidden: hidden(paths),
+            label: label.map(str::to_owned),
         }),
         userns: Maps::of(spec).filter(|_| namespaces.is_new(LinuxNamespaceType::User)),
         idmap_root: settings.idmap_root,
@@ -159,6 +165,7 @@ pub fn plan(spec: &Spec, settings: &Settings, paths: &ContainerPaths, bundle: &P
             .iter()
             .flatten()
             .map(|mount| Mount::of(mount, bundle, namespaces.is_new(LinuxNamespaceType::User)))
+            .map(|mount| Ok(mount?.labelled(label)))
             .collect::<Result<_>>()?,
         devices: linux.and_then(|linux| linux.devices().clone()).unwrap_or_default(),
         hostname: spec.hostname().clone().filter(|name| !name.is_empty()),
@@ -169,7 +176,7 @@ pub fn plan(spec: &Spec, settings: &Settings, paths: &ContainerPaths, bundle: &P
         propagation: mount_options::parse(
             linux.and_then(|linux| linux.rootfs_propagation().as_deref()).filter(|word| !word.is_empty()),
         ),
-        process: ProcessPlan::of(process)?,
+        process: ProcessPlan::of(process, spec, settings)?,
         init: settings.init,
         namespaces,
     })
@@ -183,6 +190,15 @@ fn hidden(paths: &ContainerPaths) -> Vec<PathBuf> {
 }
 
 impl Mount {
+    /// The same mount, its files labelled where they are the container's own.
+    fn labelled(mut self, label: Option<&str>) -> Self {
+        let kernels = ["proc", "sysfs", "cgroup", "cgroup2"].contains(&self.kind.as_str());
+        if let Some(label) = label.filter(|_| !kernels && !self.options.bind) {
+            self.options.data.push(("context".to_owned(), Some(label.to_owned())));
+        }
+        self
+    }
+
     fn of(mount: &oci_spec::runtime::Mount, bundle: &Path, userns: bool) -> Result<Self> {
         let destination = mount.destination();
         let what = || format!("mount on {}", destination.display());

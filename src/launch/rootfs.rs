@@ -119,19 +119,21 @@ pub(super) fn enter(root: &OwnedFd) -> Result<()> {
 }
 
 fn overlay(base: &OwnedFd, overlay: &Overlay) -> Result<OwnedFd> {
-    match overlay_on(base, &overlay.upper, &overlay.work) {
+    let label = overlay.label.as_deref();
+    match overlay_on(base, &overlay.upper, &overlay.work, label) {
         // The file system of the state directory cannot be an upper layer: an overlay, mostly.
         Err(error) if error.errno() == Some(Errno::INVAL) => {
             let tmpfs = new_file_system("tmpfs", &[("mode", Some("0700"))], NOSUID | NODEV)?;
             let place = open_dir(&overlay.upper)?;
             attach(&tmpfs, place).map_err(|errno| Error::at("mount tmpfs on", &overlay.upper, errno))?;
-            overlay_on(base, &overlay.upper.join("upper"), &overlay.upper.join("work")).map_err(|_| error)
+            overlay_on(base, &overlay.upper.join("upper"), &overlay.upper.join("work"), label)
+                .map_err(|_| error)
         }
         other => other,
     }
 }
 
-fn overlay_on(base: &OwnedFd, upper: &Path, work: &Path) -> Result<OwnedFd> {
+fn overlay_on(base: &OwnedFd, upper: &Path, work: &Path, label: Option<&str>) -> Result<OwnedFd> {
     let stat = rustix::fs::fstat(base).map_err(|errno| Error::os("look at the root filesystem", errno))?;
     // The upper directory is what the container sees as `/`: it has to look like the lower one.
     if make_dir(upper, Mode::from_raw_mode(stat.st_mode & 0o7777))? {
@@ -142,16 +144,14 @@ fn overlay_on(base: &OwnedFd, upper: &Path, work: &Path) -> Result<OwnedFd> {
     let (upper, work) = (open_dir(upper)?, open_dir(work)?);
     // By descriptor: a path may contain what overlayfs takes for a separator.
     let [lower, upper, work] = [base, &upper, &work].map(by_descriptor);
-    new_file_system(
-        "overlay",
-        &[
-            ("source", Some("overlay")),
-            ("lowerdir", Some(&lower)),
-            ("upperdir", Some(&upper)),
-            ("workdir", Some(&work)),
-        ],
-        0,
-    )
+    let mut settings = vec![
+        ("source", Some("overlay")),
+        ("lowerdir", Some(lower.as_str())),
+        ("upperdir", Some(upper.as_str())),
+        ("workdir", Some(work.as_str())),
+    ];
+    settings.extend(label.map(|label| ("context", Some(label))));
+    new_file_system("overlay", &settings, 0)
 }
 
 fn by_descriptor(fd: &OwnedFd) -> String {

@@ -11,9 +11,10 @@ use crate::spec::host::Host;
 use crate::spec::logging::Logging;
 use crate::spec::options::{Network, Options};
 use crate::spec::rootfiles::{self, RootFile};
-use crate::spec::settings::Settings;
+use crate::spec::settings::{Seccomp, Settings};
 use crate::spec::volume::tmpfs;
-use crate::spec::{defaults, device, env, idmap, signal, validate};
+use crate::spec::walls::{Profile, Share, Walls};
+use crate::spec::{defaults, device, env, idmap, profile, signal, validate};
 
 /// The version of the OCI runtime specification that `spec.json` follows.
 const OCI_VERSION: &str = "1.2.0";
@@ -38,9 +39,10 @@ pub struct Compiled {
 /// The container `id` that `options` describe on this `host`.
 pub fn compile(options: &Options, id: &ContainerId, paths: &ContainerPaths, host: &Host) -> Result<Compiled> {
     let settings = settings(options)?;
-    let hostname = hostname(options.hostname.as_deref(), id)?;
+    let (hostname, own_hostname) = hostname(options, id, host)?;
     let files = files(options, &hostname, host);
-    let mut linux = linux(options);
+    let process = process(options, &hostname)?;
+    let mut linux = linux(options, &process, host)?;
     let mut mounts = mounts(options, &files, paths, host)?;
     mounts.extend(device::grant(&host.granted, options.userns.is_some(), &mut linux));
     let mut spec = Spec::default();
@@ -49,10 +51,10 @@ pub fn compile(options: &Options, id: &ContainerId, paths: &ContainerPaths, host
     spec.set_version(OCI_VERSION.to_owned())
         .set_root(Some(root))
         .set_mounts(Some(mounts))
-        .set_process(Some(process(options, &hostname)?))
+        .set_process(Some(process))
         .set_annotations(Some(annotations(options, &settings)?))
         .set_linux(Some(linux))
-        .set_hostname(Some(hostname));
+        .set_hostname(own_hostname.then_some(hostname));
     validate::validate(&spec)?;
     Ok(Compiled { spec, settings, files })
 }
@@ -78,6 +80,11 @@ fn settings(options: &Options) -> Result<Settings> {
             None => default.stop_signal,
         },
         stop_timeout: options.stop_timeout,
+        seccomp: match options.walls.security.seccomp {
+            Profile::Default if !options.walls.privileged => Seccomp::Default,
+            _ => Seccomp::Configured,
+        },
+        groups: groups(&options.walls.group_add)?,
         labels,
         logging: Logging::parse(&options.log_drivers, &options.log_options)?,
     })
@@ -101,8 +108,30 @@ fn annotations(options: &Options, settings: &Settings) -> Result<HashMap<String,
     Ok(annotations)
 }
 
+/// The groups as they may stand in one annotation.
+fn groups(names: &[String]) -> Result<Vec<String>> {
+    let legal = |name: &String| !name.is_empty() && !name.contains([',', ':', '\n', '\0']);
+    match names.iter().find(|name| !legal(name)) {
+        Some(name) => Err(Error::usage(format!("--group-add {name:?}"), "is no group's name or number")),
+        None => Ok(names.to_vec()),
+    }
+}
+
+/// What the container is called, and whether it is to be told so: a uts namespace of others has
+/// its name already.
+fn hostname(options: &Options, id: &ContainerId, host: &Host) -> Result<(String, bool)> {
+    if options.walls.uts == Share::Private {
+        return Ok((own_hostname(options.hostname.as_deref(), id)?, true));
+    }
+    match &options.hostname {
+        Some(name) => Err(Error::usage(format!("--hostname {name:?}"), "needs a uts namespace of its own")
+            .hint("leave out --uts, or --hostname")),
+        None => Ok((host.hostname.clone(), false)),
+    }
+}
+
 /// The name the user gave, or what of the ID is legal in one.
-fn hostname(given: Option<&str>, id: &ContainerId) -> Result<String> {
+fn own_hostname(given: Option<&str>, id: &ContainerId) -> Result<String> {
     let legal = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
     let Some(name) = given else {
         let name: String = id.as_str().chars().filter(|c| legal(*c)).take(HOSTNAME).collect();
@@ -159,6 +188,7 @@ fn mounts(options: &Options, files: &[RootFile], paths: &ContainerPaths, host: &
         };
         mounts.iter_mut().for_each(no_group);
     }
+    adapt(&mut mounts, &options.walls);
     for mount in own {
         match mounts.iter_mut().find(|default| default.destination() == mount.destination()) {
             Some(default) => *default = mount,
@@ -166,6 +196,23 @@ fn mounts(options: &Options, files: &[RootFile], paths: &ContainerPaths, host: &
         }
     }
     Ok(mounts)
+}
+
+/// The kernel's file systems as `walls` want them.
+fn adapt(mounts: &mut [Mount], walls: &Walls) {
+    for mount in mounts {
+        let place = mount.destination().clone();
+        if walls.privileged && place.starts_with("/sys") {
+            let options = mount.options().iter().flatten().filter(|option| *option != "ro").cloned();
+            let options = options.chain(["rw".to_owned()]).collect();
+            mount.set_options(Some(options));
+        }
+        // POSIX shared memory is files: it goes with the namespace.
+        if walls.ipc == Share::Host && place == Path::new("/dev/shm") {
+            let options = ["rbind", "rprivate", "nosuid", "nodev", "noexec"].map(str::to_owned);
+            *mount = defaults::mount(&place, "bind", &place, &options);
+        }
+    }
 }
 
 fn process(options: &Options, hostname: &str) -> Result<Process> {
@@ -180,9 +227,12 @@ fn process(options: &Options, hostname: &str) -> Result<Process> {
         .set_args(Some(options.args.clone()))
         .set_env(Some(env))
         .set_cwd(PathBuf::from(options.cwd.as_deref().unwrap_or("/")))
-        .set_capabilities(Some(defaults::capabilities()))
-        .set_rlimits(None)
-        .set_no_new_privileges(Some(false));
+        .set_capabilities(Some(options.walls.capabilities()?))
+        .set_rlimits(options.walls.rlimits()?)
+        .set_oom_score_adj(options.walls.oom_score()?)
+        .set_apparmor_profile(options.walls.security.apparmor.clone())
+        .set_selinux_label(options.walls.security.labels.as_ref().map(|(process, _)| process.clone()))
+        .set_no_new_privileges(Some(options.walls.security.no_new_privileges));
     Ok(process)
 }
 
@@ -202,23 +252,39 @@ fn user(text: Option<&str>) -> Result<User> {
     Ok(user)
 }
 
-fn linux(options: &Options) -> Linux {
+fn linux(options: &Options, process: &Process, host: &Host) -> Result<Linux> {
     use LinuxNamespaceType::{Cgroup, Ipc, Mount, Network as Net, Pid, User, Uts};
+    let walls = &options.walls;
     let new = |kind| {
         let mut namespace = LinuxNamespace::default();
         namespace.set_typ(kind);
         namespace
     };
-    let mut namespaces: Vec<_> = [Pid, Mount, Uts, Ipc, Cgroup].map(new).into();
-    match &options.network {
-        Network::Host => {}
-        Network::None => namespaces.push(new(Net)),
-        Network::Path(path) => {
-            let mut namespace = new(Net);
-            namespace.set_path(Some(path.clone()));
-            namespaces.push(namespace);
+    let mut namespaces: Vec<_> = [Mount, Cgroup].map(new).into();
+    let network = match &options.network {
+        Network::Host => Share::Host,
+        Network::None => Share::Private,
+        Network::Path(path) => Share::Path(path.clone()),
+    };
+    for (kind, share) in [(Pid, &walls.pid), (Uts, &walls.uts), (Ipc, &walls.ipc), (Net, &network)] {
+        match share {
+            Share::Host => {}
+            Share::Private => namespaces.push(new(kind)),
+            Share::Path(path) => {
+                let mut namespace = new(kind);
+                namespace.set_path(Some(path.clone()));
+                namespaces.push(namespace);
+            }
         }
     }
+    let seccomp = host.seccomp.as_ref().map(|text| {
+        let bounding = process.capabilities().as_ref().and_then(|sets| sets.bounding().clone());
+        profile::resolve(text, &bounding.unwrap_or_default(), host.kernel)
+    });
+    let hidden = |paths: &[&str]| {
+        let paths = if walls.privileged { &[] } else { paths };
+        paths.iter().copied().map(str::to_owned).collect()
+    };
     let mut linux = Linux::default();
     if let Some(ranges) = &options.userns {
         namespaces.push(new(User));
@@ -228,9 +294,12 @@ fn linux(options: &Options) -> Linux {
         .set_namespaces(Some(namespaces))
         .set_resources(None)
         .set_rootfs_propagation(Some("rprivate".to_owned()))
-        .set_masked_paths(Some(defaults::MASKED.map(str::to_owned).into()))
-        .set_readonly_paths(Some(defaults::READ_ONLY.map(str::to_owned).into()));
-    linux
+        .set_sysctl(walls.sysctls()?)
+        .set_seccomp(seccomp.transpose()?)
+        .set_mount_label(walls.security.labels.as_ref().map(|(_, mounts)| mounts.clone()))
+        .set_masked_paths(Some(hidden(&defaults::MASKED)))
+        .set_readonly_paths(Some(hidden(&defaults::READ_ONLY)));
+    Ok(linux)
 }
 
 #[cfg(test)]

@@ -1,9 +1,8 @@
 //! What every container has unless told otherwise.
 
-use std::collections::HashSet;
 use std::path::Path;
 
-use oci_spec::runtime::{Capability, LinuxCapabilities, Mount};
+use oci_spec::runtime::{Capability, Mount};
 
 /// Where commands are looked up where the user said nothing.
 pub(super) const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -32,7 +31,7 @@ pub(super) const READ_ONLY: [&str; 5] =
     ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// The small set of capabilities that containers usually have.
-const CAPABILITIES: [Capability; 13] = [
+pub(super) const CAPABILITIES: [Capability; 13] = [
     Capability::AuditWrite,
     Capability::Chown,
     Capability::DacOverride,
@@ -47,19 +46,6 @@ const CAPABILITIES: [Capability; 13] = [
     Capability::Setuid,
     Capability::SysChroot,
 ];
-
-/// Ambient and inheritable stay empty: nothing is gained by executing a file.
-pub(super) fn capabilities() -> LinuxCapabilities {
-    let set: HashSet<Capability> = CAPABILITIES.into();
-    let mut capabilities = LinuxCapabilities::default();
-    capabilities
-        .set_bounding(Some(set.clone()))
-        .set_effective(Some(set.clone()))
-        .set_permitted(Some(set))
-        .set_inheritable(Some(HashSet::new()))
-        .set_ambient(Some(HashSet::new()));
-    capabilities
-}
 
 /// The kernel's own file systems, parents first.
 pub(super) fn mounts() -> Vec<Mount> {

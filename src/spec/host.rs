@@ -9,8 +9,10 @@ use crate::error::{Error, Result};
 use crate::spec::device::Device;
 use crate::spec::mount_flag::MountFlag;
 use crate::spec::options::Options;
+use crate::spec::profile;
 use crate::spec::rootfiles;
 use crate::spec::volume::Volume;
+use crate::spec::walls::{Profile, Walls};
 
 /// The host, as far as it goes into a container.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -25,6 +27,12 @@ pub struct Host {
     pub resolv_conf: String,
     /// The host's `/etc/hosts`.
     pub hosts: String,
+    /// The hostname, for a container that shares it.
+    pub hostname: String,
+    /// The kernel's major and minor version.
+    pub kernel: (u32, u32),
+    /// The seccomp profile that was asked for, as it is in its file.
+    pub seccomp: Option<String>,
     /// Which of [`rootfiles::NAMES`] the root filesystem has.
     pub has: [bool; 3],
 }
@@ -57,6 +65,7 @@ impl Host {
         for text in &options.devices {
             host.granted.extend(Device::find(text)?);
         }
+        host.read_for(&options.walls)?;
         if options.rootfs.overlay || options.read_only {
             host.resolv_conf = text_of("/etc/resolv.conf")?;
             host.hosts = text_of("/etc/hosts")?;
@@ -64,6 +73,24 @@ impl Host {
             host.has = rootfiles::NAMES.map(|name| etc.join(name).symlink_metadata().is_ok());
         }
         Ok(host)
+    }
+
+    /// Reads what the walls need.
+    fn read_for(&mut self, walls: &Walls) -> Result<()> {
+        let uname = rustix::system::uname();
+        self.hostname = uname.nodename().to_string_lossy().into_owned();
+        self.kernel = profile::version(&uname.release().to_string_lossy()).unwrap_or_default();
+        if let Profile::File(path) = &walls.security.seccomp {
+            let text = std::fs::read_to_string(path);
+            self.seccomp = Some(text.map_err(|error| Error::io("read seccomp profile", path, &error))?);
+        }
+        if walls.privileged {
+            // But those that every container has its own of.
+            let own = ["/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/console", "/dev/ptmx"];
+            let others = |device: &Device| !own.iter().any(|own| device.place.starts_with(own));
+            self.granted.extend(Device::find("/dev")?.into_iter().filter(others));
+        }
+        Ok(())
     }
 }
 

@@ -17,12 +17,14 @@ pub mod idmap;
 pub mod logging;
 pub mod mount_flag;
 pub mod options;
+mod profile;
 pub mod rootfiles;
 pub mod settings;
 pub mod signal;
 mod unsupported;
 pub mod validate;
 pub mod volume;
+pub mod walls;
 
 pub use compile::{Compiled, compile};
 pub use oci_spec::runtime::Spec;

@@ -8,6 +8,7 @@ use oci_spec::runtime::LinuxIdMapping;
 use crate::error::{Error, Result};
 use crate::spec::idmap;
 use crate::spec::settings::STOP_TIMEOUT;
+use crate::spec::walls::Walls;
 
 /// Everything that makes a supervised container.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +55,8 @@ pub struct Options {
     pub log_drivers: Vec<String>,
     /// How; see the same.
     pub log_options: Vec<String>,
+    /// Who its processes are and what stands between them and the host.
+    pub walls: Walls,
     /// The command and its arguments.
     pub args: Vec<String>,
 }
@@ -84,6 +87,7 @@ impl Options {
             rm: false,
             log_drivers: Vec::new(),
             log_options: Vec::new(),
+            walls: Walls::default(),
         }
     }
 }

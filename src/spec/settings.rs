@@ -15,6 +15,16 @@ const LABEL: &str = "dev.podrun.label.";
 /// Seconds between the stop signal and SIGKILL where nothing else is said.
 pub const STOP_TIMEOUT: u64 = 10;
 
+/// Which system calls a container may make.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Seccomp {
+    /// What `linux.seccomp` says; where that is absent, every one.
+    #[default]
+    Configured,
+    /// What podrun's own filter allows.
+    Default,
+}
+
 /// What podrun does with a container beyond what OCI describes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -32,6 +42,10 @@ pub struct Settings {
     pub stop_signal: i32,
     /// Seconds between that signal and SIGKILL.
     pub stop_timeout: u64,
+    /// The seccomp filter.
+    pub seccomp: Seccomp,
+    /// Supplementary groups of every process, by name or number: OCI has numbers only.
+    pub groups: Vec<String>,
     /// `--label KEY=VALUE`.
     pub labels: BTreeMap<String, String>,
     /// `--log-driver` and `--log-opt`.
@@ -48,6 +62,8 @@ impl Default for Settings {
             interactive: false,
             stop_signal: nix::libc::SIGTERM,
             stop_timeout: STOP_TIMEOUT,
+            seccomp: Seccomp::Configured,
+            groups: Vec::new(),
             labels: BTreeMap::new(),
             logging: Logging::default(),
         }
@@ -78,6 +94,9 @@ impl Settings {
                 "log-driver" => log_driver.push(value),
                 "log-opt" => log_options.push(value),
                 "stop-timeout" => settings.stop_timeout = value.parse().map_err(|_| wrong())?,
+                "groups" => settings.groups = value.split(',').map(str::to_owned).collect(),
+                "seccomp" if value == "default" => settings.seccomp = Seccomp::Default,
+                "seccomp" => return Err(wrong()),
                 _ => return Err(Error::usage(format!("annotation {key}"), "is not one that podrun knows")),
             }
         }
@@ -108,6 +127,12 @@ impl Settings {
         if self.stop_timeout != default.stop_timeout {
             put("stop-timeout", self.stop_timeout.to_string());
         }
+        if self.seccomp == Seccomp::Default {
+            put("seccomp", "default".to_owned());
+        }
+        if !self.groups.is_empty() {
+            put("groups", self.groups.join(","));
+        }
         let logging = [("log-driver", self.logging.driver_text()), ("log-opt", self.logging.option_text())];
         for (name, text) in logging {
             if let Some(text) = text {
@@ -130,10 +155,14 @@ mod tests {
         #[test]
         fn settings_come_back_from_the_annotations_they_became(
             overlay: bool, idmap_root: bool, init: bool, rm: bool, interactive: bool, stop_signal in 1..65i32,
-            stop_timeout: u64, labels in prop::collection::btree_map(".{0,9}", ".{0,9}", 0..4),
-            logging in any_logging(),
+            stop_timeout: u64, filtered: bool, groups in prop::collection::vec("[a-z0-9]{1,9}", 0..3),
+            labels in prop::collection::btree_map(".{0,9}", ".{0,9}", 0..4), logging in any_logging(),
         ) {
-            let settings = Settings { overlay, idmap_root, init, rm, interactive, stop_signal, stop_timeout, labels, logging };
+            let seccomp = if filtered { Seccomp::Default } else { Seccomp::Configured };
+            let settings = Settings {
+                overlay, idmap_root, init, rm, interactive, stop_signal, stop_timeout, seccomp, groups, labels,
+                logging,
+            };
             let mut annotations = HashMap::new();
             settings.write_to(&mut annotations);
             let mut spec = Spec::default();

@@ -28,12 +28,9 @@ pub(super) fn refuse(spec: &Spec) -> Result<()> {
     }
 }
 
-fn process(process: &Process) -> [(&'static str, bool); 6] {
-    let text = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
+fn process(process: &Process) -> [(&'static str, bool); 4] {
     [
         ("process.terminal", process.terminal().unwrap_or(false)),
-        ("process.apparmorProfile", text(process.apparmor_profile())),
-        ("process.selinuxLabel", text(process.selinux_label())),
         ("process.ioPriority", process.io_priority().is_some()),
         ("process.scheduler", process.scheduler().is_some()),
         ("process.execCPUAffinity", process.exec_cpu_affinity().is_some()),
@@ -42,8 +39,6 @@ fn process(process: &Process) -> [(&'static str, bool); 6] {
 
 fn linux(linux: &Linux) -> Vec<(&'static str, bool)> {
     let mut wanted = vec![
-        ("linux.seccomp", linux.seccomp().is_some()),
-        ("linux.mountLabel", linux.mount_label().as_ref().is_some_and(|label| !label.is_empty())),
         ("linux.intelRdt", linux.intel_rdt().is_some()),
         ("linux.memoryPolicy", linux.memory_policy().is_some()),
         ("linux.personality", linux.personality().is_some()),
@@ -87,8 +82,6 @@ mod tests {
         assert!(refused(&limits).contains("linux.resources.pids"));
         let hooks = config(r#""hooks":{"poststop":[{"path":"/bin/true"}]}"#);
         assert!(refused(&hooks).contains("hooks.poststop"));
-        let filter = config(r#""linux":{"seccomp":{"defaultAction":"SCMP_ACT_ALLOW"}}"#);
-        assert!(refused(&filter).contains("linux.seccomp"));
     }
 
     #[test]

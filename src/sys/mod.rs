@@ -10,6 +10,7 @@ pub mod memory;
 pub mod mount;
 pub mod process;
 pub mod program;
+pub mod seccomp;
 pub mod signal;
 pub mod spawn;
 pub mod thread;

@@ -124,7 +124,7 @@ pub(crate) fn terminates_by_default(signal: i32) -> bool {
     )
 }
 
-/// Whether process `pid`, PID 1 of its namespace, would take notice of `signal`.
+/// Whether process `pid`, as a rule PID 1 of its namespace, would take notice of `signal`.
 ///
 /// The kernel drops a signal for which PID 1 has no handler, as if it had been ignored
 /// (`pid_namespaces(7)`). Caught, blocked (some thread will fetch it, or a signalfd) and
@@ -133,6 +133,10 @@ pub(crate) fn terminates_by_default(signal: i32) -> bool {
 pub(crate) fn hears(pid: i32, signal: i32) -> bool {
     let Ok(process) = procfs::process::Process::new(pid) else { return true };
     let Ok(status) = process.status() else { return true };
+    // Not PID 1 of any namespace, but an ordinary process: the kernel drops nothing.
+    if status.nspid.as_ref().and_then(|pids| pids.last()).is_some_and(|pid| *pid != 1) {
+        return true;
+    }
     let bit = 1_u64 << (signal - 1);
     if (status.sigcgt | status.sigign | status.sigblk | status.sigpnd | status.shdpnd) & bit != 0 {
         return true;

@@ -450,6 +450,13 @@ impl Driver<'_> {
     async fn record(&mut self, verdict: Verdict) -> Event {
         self.deadline = None;
         let mut record = record::measure(&self.state, &verdict, self.cgroup.as_ref());
+        // Init's end is the end of its pid namespace; in one that is not its own it took nobody along.
+        if podrun::spec::walls::shares_pids(self.spec)
+            && let Some(cgroup) = &self.cgroup
+            && let Err(error) = cgroup.kill()
+        {
+            tracing::warn!("{error}");
+        }
         record.logs_drained = self.drain().await;
         self.state.status = Status::Stopped;
         self.state.reason.clone_from(&record.reason);

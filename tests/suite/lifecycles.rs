@@ -117,6 +117,8 @@ fn a_shim_keeps_no_descriptor_and_no_memory_of_its_clients() {
     serve(3);
     let (before, memory) = (held(), size());
     serve(rounds(400));
-    assert_eq!(held(), before, "the same descriptors");
+    // What was cut short last may have been still there at the first look: fewer is no leak.
+    let after = held();
+    assert!(after.iter().zip(&before).all(|(now, then)| now <= then), "{after:?}, {before:?} before");
     assert!(size() < memory + 512, "{} kB of data, {memory} before", size());
 }
