@@ -16,7 +16,7 @@ use super::identity::{self, Identity, Who};
 use super::labels::Labels;
 use super::plan::c_string;
 use super::root;
-use super::seccomp::Filter;
+use super::seccomp::{Filter, Wanted};
 use crate::error::{Error, Result};
 use crate::spec::settings::Settings;
 
@@ -38,6 +38,8 @@ pub(super) struct ProcessPlan {
     pub(super) rlimits: Vec<(Resource, Rlimit)>,
     pub(super) no_new_privileges: bool,
     pub(super) oom_score_adj: Option<i32>,
+    pub(super) wanted_filter: Option<Wanted>,
+    /// Made by [`assume`].
     pub(super) filter: Option<Filter>,
     pub(super) labels: Labels,
 }
@@ -97,7 +99,8 @@ impl ProcessPlan {
             rlimits,
             no_new_privileges: process.no_new_privileges().unwrap_or(false),
             oom_score_adj: process.oom_score_adj(),
-            filter: Filter::of(spec, settings, capabilities)?,
+            wanted_filter: Wanted::of(spec, settings, capabilities),
+            filter: None,
             labels: Labels::of(process)?,
         })
     }
@@ -116,7 +119,7 @@ impl ProcessPlan {
     /// executing. It is effective until `execve`, which takes from everybody what is not in the
     /// bounding set, and from who is not root whatever is not ambient.
     fn to_load_filter(&self) -> CapabilitySet {
-        match &self.filter {
+        match &self.wanted_filter {
             Some(_) if !self.no_new_privileges => CapabilitySet::SYS_ADMIN,
             _ => CapabilitySet::empty(),
         }
@@ -188,7 +191,7 @@ pub(super) fn set_oom_score(score: Option<i32>) -> Result<()> {
 }
 
 /// Becomes the process's user with the process's rights, in its directory. `plan` gains HOME where
-/// it has none. Nothing privileged is possible afterwards but to load the filter.
+/// it has none, and its filter. Nothing privileged is possible afterwards but to load the filter.
 pub(super) fn assume(plan: &mut ProcessPlan, root: impl AsFd) -> Result<()> {
     let identity = identity::resolve(&plan.who, &plan.groups, &root)?;
     if plan.variable("HOME").is_none() {
@@ -202,6 +205,7 @@ pub(super) fn assume(plan: &mut ProcessPlan, root: impl AsFd) -> Result<()> {
     // As root first: the directory may be below one that the user may not search.
     let entered = enter_cwd(plan, &root);
     become_user(&identity, plan)?;
+    plan.filter = plan.wanted_filter.as_ref().map(Wanted::compile).transpose()?;
     if plan.no_new_privileges {
         thread::set_no_new_privs(true).map_err(|errno| Error::os("set no-new-privileges", errno))?;
     }

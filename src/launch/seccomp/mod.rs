@@ -6,14 +6,16 @@
 //! ```
 //!
 //! The compiler is podrun's own: `seccompiler` knows two verdicts a filter, kills at a foreign
-//! architecture, and tests one number after the other. It takes a few microseconds, so that nobody
-//! keeps a program: each launch and each exec makes its own.
+//! architecture, and tests one number after the other. It takes microseconds, so that nobody keeps a
+//! program: each process makes its own before it executes, in memory that goes with the `execve`,
+//! and the shim's stays as small as it was.
 
 mod bpf;
 mod default;
 mod oci;
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxSeccomp, Spec};
+use rustix::thread::CapabilitySet;
 
 use super::credentials::CapabilityPlan;
 use crate::error::{Error, Result};
@@ -43,26 +45,38 @@ pub(super) struct Filter {
     flags: u32,
 }
 
-impl Filter {
+/// Which filter a process shall have.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Wanted {
+    /// podrun's own, for a process with this bounding set.
+    Default(CapabilitySet),
+    /// `linux.seccomp`.
+    Configured(LinuxSeccomp),
+}
+
+impl Wanted {
     /// The filter for a process of the container that `spec` describes, which will have
     /// `capabilities`; `None` where it is not filtered.
-    pub(super) fn of(
-        spec: &Spec,
-        settings: &Settings,
-        capabilities: Option<CapabilityPlan>,
-    ) -> Result<Option<Self>> {
+    pub(super) fn of(spec: &Spec, settings: &Settings, capabilities: Option<CapabilityPlan>) -> Option<Self> {
         if settings.seccomp == Seccomp::Default {
-            let capabilities =
-                capabilities.map_or(rustix::thread::CapabilitySet::all(), |plan| plan.bounding);
-            let program = bpf::compile(&default::sections(capabilities));
-            return Ok(Some(Self { program, flags: SPEC_ALLOW }));
+            return Some(Self::Default(capabilities.map_or(CapabilitySet::all(), |plan| plan.bounding)));
         }
-        match spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) {
-            Some(wanted) => oci::filter(wanted).map(Some),
-            None => Ok(None),
-        }
+        spec.linux().as_ref().and_then(|linux| linux.seccomp().clone()).map(Self::Configured)
     }
 
+    /// The program.
+    pub(super) fn compile(&self) -> Result<Filter> {
+        match self {
+            Self::Default(capabilities) => {
+                let program = bpf::compile(&default::sections(*capabilities));
+                Ok(Filter { program, flags: SPEC_ALLOW })
+            }
+            Self::Configured(wanted) => oci::filter(wanted),
+        }
+    }
+}
+
+impl Filter {
     /// Loads it. Nothing but `execve` may follow: the filter judges this process already.
     pub(super) fn load(&self) -> Result<()> {
         seccomp::load(&self.program, self.flags).map_err(|error| {
