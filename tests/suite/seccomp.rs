@@ -193,7 +193,7 @@ fn a_bundle_has_the_filter_that_it_brings_and_no_other() {
     let podrun = Podrun::new();
     let run = |id: &str, seccomp: Option<Value>| {
         let mut config =
-            config(&busybox(), &["sh", "-c", "mkdir /tmp/d 2>&1; grep Seccomp: /proc/self/status"]);
+            config(&busybox(), &["sh", "-c", "mkdir /dev/d 2>&1; grep Seccomp: /proc/self/status"]);
         if let Some(seccomp) = seccomp {
             config["linux"]["seccomp"] = seccomp;
         }
