@@ -3,11 +3,11 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 
-use podrun::client::{Client, Received};
+use podrun::client::{Begun, Execution, Received};
 use podrun::error::{Error, Result};
 use podrun::paths::{ContainerId, Roots};
-use podrun::protocol::{Exec, Reply, Request};
-use podrun::state::{Ending, store};
+use podrun::protocol::{Exec, Reply};
+use podrun::state::Ending;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
@@ -54,13 +54,14 @@ impl Args {
 pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
     let id = args.id;
     let what = || format!("exec in {id}");
-    let request = Request::Exec(Box::new(Exec {
+    let request = Exec {
         env: variables(&args.env)?,
         args: args.command,
         cwd: args.cwd,
         user: args.user,
         detach: args.detach,
-    }));
+        ..Exec::default()
+    };
     let null = File::options().read(true).write(true).open("/dev/null");
     let null = null.map_err(|error| Error::io("open", "/dev/null", &error))?;
     let own = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
@@ -69,18 +70,15 @@ pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
         (false, true) => own,
         (false, false) => [null.as_fd(), own[1], own[2]],
     };
-    let Some(mut client) = Client::connect(&roots.container(&id))? else {
-        return Err(not_running(what(), &store::view(roots, &id)?).into());
+    let mut execution = match Execution::begin(roots, &id, request, fds)? {
+        Begun::Execution(execution) => execution,
+        Begun::NotRunning(view) => return Err(not_running(what(), &view).into()),
     };
     let signals = if args.detach { None } else { Some(Signals::register()?) };
-    client.send(&request, &fds)?;
-    match attend(&mut client, signals)? {
+    match attend(&mut execution, signals)? {
         Some(Attended::Detached) => Ok(0),
         Some(Attended::Ended(ending)) => Ok(u8::try_from(ending.code()).unwrap_or(u8::MAX)),
-        None => {
-            Err(Error::failed(what(), "its exit code is unknown: the container ended, or its shim went away")
-                .into())
-        }
+        None => Err(Error::failed(what(), "its exit code is unknown: the container ended").into()),
     }
 }
 
@@ -91,10 +89,10 @@ enum Attended {
 }
 
 /// Waits for the process's end, and passes signals on meanwhile. Without `signals` it is left alone
-/// once it runs. `None` where the shim went away first.
-fn attend(client: &mut Client, mut signals: Option<Signals>) -> Result<Option<Attended>> {
+/// once it runs. `None` where the container ended first.
+fn attend(process: &mut Execution<'_>, mut signals: Option<Signals>) -> Result<Option<Attended>> {
     loop {
-        match client.try_receive()? {
+        match process.try_receive()? {
             Received::Reply(reply, _) => match *reply {
                 Reply::Started { .. } if signals.is_none() => return Ok(Some(Attended::Detached)),
                 Reply::ExecEnded(ending) => return Ok(Some(Attended::Ended(ending))),
@@ -104,7 +102,7 @@ fn attend(client: &mut Client, mut signals: Option<Signals>) -> Result<Option<At
             Received::Closed => return Ok(None),
             Received::NotYet => {}
         }
-        let mut fds = vec![PollFd::new(client, PollFlags::IN)];
+        let mut fds = vec![PollFd::new(process, PollFlags::IN)];
         fds.extend(signals.as_ref().map(|signals| PollFd::new(signals, PollFlags::IN)));
         match poll(&mut fds, None) {
             Ok(_) | Err(Errno::INTR) => {}
@@ -113,7 +111,7 @@ fn attend(client: &mut Client, mut signals: Option<Signals>) -> Result<Option<At
         if fds.get(1).is_some_and(|fd| !fd.revents().is_empty()) {
             drop(fds);
             for signal in signals.iter_mut().flat_map(Signals::pending) {
-                client.send(&Request::ExecSignal { signal }, &[])?;
+                process.signal(signal)?;
             }
         }
     }

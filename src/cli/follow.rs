@@ -7,13 +7,14 @@
 //! ```
 //!
 //! The shim says how far the log has come and when it has ended, so nobody polls a file and
-//! nobody guesses. A shim that goes away without saying so has written all it ever will.
+//! nobody guesses. A shim that dies is followed by the next one, from what was seen on.
 
 use jiff::Timestamp;
-use podrun::client::{Client, Received};
+use podrun::client::{self, Client, Reached, Received};
 use podrun::error::{Error, Result};
 use podrun::log::line::Stream;
 use podrun::log::reader::{Progress, ReadError, Reader};
+use podrun::paths::{ContainerId, Roots};
 use podrun::protocol::{LogPosition, Reply, Request};
 use podrun::state::ExitRecord;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -40,6 +41,9 @@ pub(super) type Forward<'a> = dyn Fn(i32) -> Result<()> + 'a;
 
 /// Everything that one following needs.
 pub(super) struct Follower<'a> {
+    /// Whom it is about.
+    pub(super) roots: &'a Roots,
+    pub(super) id: &'a ContainerId,
     /// The shim; without one the log has ended.
     pub(super) client: Option<Client>,
     pub(super) reader: Reader,
@@ -99,7 +103,7 @@ impl Follower<'_> {
             past_until: false,
         };
         if self.client.is_none() {
-            self.close(&mut state)?;
+            self.end(&mut state)?;
         }
         loop {
             self.ask(&mut state)?;
@@ -139,9 +143,20 @@ impl Follower<'_> {
         Ok(())
     }
 
-    /// The shim is gone: the log is what the file holds.
+    /// The shim is gone: the next one goes on, if there is one.
     fn close(&mut self, state: &mut Progressing) -> Result<()> {
         self.client = None;
+        state.asked = Asked::Nothing;
+        // One that cannot be reached, for whatever reason, tells no more than the files do.
+        if let Ok(Reached::Shim(client)) = client::reach(self.roots, self.id) {
+            self.client = Some(client);
+            return Ok(());
+        }
+        self.end(state)
+    }
+
+    /// Without a shim the log is what the file holds.
+    fn end(&mut self, state: &mut Progressing) -> Result<()> {
         state.ended = true;
         state.exhausted = false;
         self.reader.refresh()?;

@@ -1,7 +1,7 @@
 //! `podrun logs`: a container's output, as it was, and with `-f` as it comes.
 
 use jiff::Timestamp;
-use podrun::client::Client;
+use podrun::client::{self, Reached};
 use podrun::error::{Error, Result};
 use podrun::log::format::Format;
 use podrun::log::reader::{Reader, Selection};
@@ -68,8 +68,13 @@ pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
         return Err(Error::failed(format!("logs of {}", args.id), "a raw log has no times").into());
     }
     // The shim first: what it writes until the file is opened is then in the file.
-    let client = if args.follow { Client::connect(&paths)? } else { None };
+    let client = match args.follow.then(|| client::reach(roots, &args.id)).transpose()? {
+        Some(Reached::Shim(client)) => Some(client),
+        Some(Reached::Without(_)) | None => None,
+    };
     let follower = Follower {
+        roots,
+        id: &args.id,
         client,
         reader: Reader::open(&log.path, log.format, selection)?,
         output: Output::new(),

@@ -32,6 +32,7 @@ mod logs;
 mod out;
 mod output;
 mod ps;
+mod recover;
 mod restart;
 mod run;
 mod signals;
@@ -172,6 +173,7 @@ commands! {
     List list "list" alias "ls",
     Logs logs "logs",
     Ps ps "ps",
+    Recover recover "recover",
     Doctor doctor "doctor",
     Completion completion "completion",
 }
@@ -247,6 +249,7 @@ fn run(cli: Cli) -> Outcome {
         Command::List(args) => list::run(&roots, &args),
         Command::Logs(args) => logs::run(&roots, args),
         Command::Ps(args) => ps::run(&roots, &args),
+        Command::Recover(args) => recover::run(&roots, &args),
         Command::Doctor(args) => doctor::run(&roots, &args),
         Command::Completion(args) => completion::run(&args),
     }

@@ -72,10 +72,8 @@ pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
         Reader::open(&log, format, Selection::default()).map_err(|error| discard(roots, &id, error))?;
     match client.call(&Request::Start) {
         Ok(Some(_)) => {}
-        Ok(None) => {
-            let error = Error::failed(format!("start {id}"), "the container's shim went away");
-            return Err(discard(roots, &id, error).into());
-        }
+        // Its shim died, and the next one knows whether it came that far.
+        Ok(None) => client::start_again(roots, &id).map_err(|error| discard(roots, &id, error))?,
         Err(error) => {
             drop(client);
             return Err(discard(roots, &id, error).into());
@@ -90,6 +88,8 @@ pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
     };
     let forward = |signal| client::signal(roots, &id, signal, false);
     let follower = Follower {
+        roots,
+        id: &id,
         client: Some(client),
         reader,
         output: Output::new(),

@@ -167,15 +167,6 @@ impl Client {
         }
     }
 
-    /// Ends a shim that does not answer. It listens on this connection's other end, so it lives, and
-    /// its pid is its own.
-    pub(super) fn kill_shim(&self) -> Result<()> {
-        let peer = rustix::net::sockopt::socket_peercred(&self.socket)
-            .map_err(|errno| Error::os("find the shim", errno))?;
-        rustix::process::kill_process(peer.pid, rustix::process::Signal::KILL)
-            .map_err(|errno| Error::os("end a shim that does not answer", errno))
-    }
-
     /// Acknowledges the last reply and waits until the shim is gone: with `--rm`, until the container
     /// is.
     pub fn wait_gone(mut self) -> Result<()> {

@@ -31,10 +31,14 @@ use crate::state::{ExitRecord, Mode, STATE_VERSION, State, Status, store};
 use crate::sys::{self, spawn::Program};
 
 mod connection;
+mod execution;
 pub mod ranges;
+mod reach;
 
 use connection::not_a_shim;
 pub use connection::{Client, Received};
+pub use execution::{Begun, Execution};
+pub use reach::{Reached, reach, recover};
 
 /// The shim's program.
 const SHIM: &str = "podrun-shim";
@@ -47,7 +51,8 @@ const BUSY: Duration = Duration::from_secs(20);
 /// Creates a supervised container from `spec`, with the generated `files` that it mounts; returns the connection to its shim, and init's pid.
 /// A failure leaves nothing.
 pub fn create(roots: &Roots, id: &ContainerId, spec: &Spec, files: &[RootFile]) -> Result<(Client, i32)> {
-    let shim = shim_program()?;
+    // Before anything is written that would have to be undone.
+    shim_program()?;
     let paths = roots.container(id);
     let Some(lock) = Lock::try_take(&paths.lock)? else {
         return Err(taken(&paths, id));
@@ -58,7 +63,7 @@ pub fn create(roots: &Roots, id: &ContainerId, spec: &Spec, files: &[RootFile]) 
         }
         return Err(error);
     }
-    launch(&shim, roots, id, &lock).inspect_err(|_| {
+    launch(roots, id, &lock, launching).inspect_err(|_| {
         // A shim that could still speak has undone everything, the lock file included, and the
         // ID may be somebody else's by now.
         if lock.protects(&paths.lock)
@@ -91,6 +96,7 @@ fn insert(roots: &Roots, id: &ContainerId, spec: &Spec, files: &[RootFile]) -> R
         shim: None,
         keeper: None,
         adoptions: 0,
+        pipes: Default::default(),
         cgroup_path: cgroup::container_path(roots, id)?,
         bundle: roots.container(id).dir,
         rootfs,
@@ -107,8 +113,18 @@ fn insert(roots: &Roots, id: &ContainerId, spec: &Spec, files: &[RootFile]) -> R
     Ok(())
 }
 
-/// Spawns a shim and has it launch the container.
-fn launch(shim: &Path, roots: &Roots, id: &ContainerId, lock: &Lock) -> Result<(Client, i32)> {
+fn launching(id: ContainerId, roots: Roots) -> Request {
+    Request::Launch { id, roots }
+}
+
+/// Spawns a keeper and a shim, and has them do what `request` makes of the container and its roots.
+fn launch(
+    roots: &Roots,
+    id: &ContainerId,
+    lock: &Lock,
+    request: fn(ContainerId, Roots) -> Request,
+) -> Result<(Client, i32)> {
+    let shim = &shim_program()?;
     let (ours, theirs) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
             .map_err(|errno| Error::os("create a socket pair", errno))?;
@@ -131,13 +147,13 @@ fn launch(shim: &Path, roots: &Roots, id: &ContainerId, lock: &Lock) -> Result<(
     .map_err(|error| Error::io("start", shim, &error))?;
     drop(theirs);
     let mut client = Client::new(ours);
-    client.send(&Request::Launch { id: id.clone(), roots: roots.clone() }, &[lock.as_fd()])?;
+    client.send(&request(id.clone(), roots.clone()), &[lock.as_fd()])?;
     match client.receive()? {
         Some((Reply::Launched { pid }, _)) => Ok((client, pid)),
         Some((Reply::Refused(error), _)) => Err(error),
         Some(_) => Err(not_a_shim()),
         None if client.welcomed => {
-            Err(Error::failed(format!("container {id}"), "its shim died while creating it"))
+            Err(Error::failed(format!("container {id}"), "its shim died while it began"))
         }
         None => Err(Error::failed(format!("start {}", shim.display()), "it ended without a word")
             .hint("install podrun and podrun-shim of the same release; PODRUN_SHIM names another one")),
@@ -204,13 +220,26 @@ fn find_holder(paths: &ContainerPaths, id: &ContainerId) -> Result<Holder> {
 
 /// Runs the command of a created container, or a stopped supervised container again.
 pub fn start(roots: &Roots, id: &ContainerId) -> Result<()> {
+    start_with(roots, id, Request::Start)
+}
+
+/// The same for one who has said so to a shim that died before it answered.
+pub fn start_again(roots: &Roots, id: &ContainerId) -> Result<()> {
+    start_with(roots, id, Request::StartAgain)
+}
+
+fn start_with(roots: &Roots, id: &ContainerId, mut request: Request) -> Result<()> {
     let paths = roots.container(id);
+    let began = jiff::Timestamp::now();
     loop {
         let lock = match find_holder(&paths, id)? {
-            Holder::Shim(mut client) => match client.call(&Request::Start)? {
+            Holder::Shim(mut client) => match client.call(&request)? {
                 Some(_) => return Ok(()),
-                // It has ended; what it leaves is for the next look.
-                None => continue,
+                // It has ended, or died with the command executed or not: the next look tells.
+                None => {
+                    request = Request::StartAgain;
+                    continue;
+                }
             },
             Holder::Us(lock) => lock,
         };
@@ -221,93 +250,103 @@ pub fn start(roots: &Roots, id: &ContainerId) -> Result<()> {
                 return Err(Error::no_such_container(id));
             }
         };
+        let ran = view.exit.as_ref().and_then(|exit| exit.started_at).is_some_and(|started| started >= began);
         return match view.state.status {
             _ if view.state.mode == Mode::Oci => {
                 drop(lock);
                 runtime::start(roots, id)
             }
+            // It has run and ended between the question and the answer that its shim did not live to give.
+            Status::Stopped if request == Request::StartAgain && ran => Ok(()),
             Status::Stopped => {
-                let (mut client, _) = launch(&shim_program()?, roots, id, &lock)?;
+                let (mut client, _) = launch(roots, id, &lock, launching)?;
                 drop(lock);
                 match client.call(&Request::Start)? {
                     Some(_) => Ok(()),
-                    None => Err(Error::failed(format!("container {id}"), "its shim died while starting it")),
+                    None => start_again(roots, id),
                 }
             }
             Status::Creating => {
                 Err(Error::new(Kind::WrongState, format!("container {id}"), "was never created completely")
                     .hint(format!("`podrun delete -f {id}` removes what is left of it")))
             }
-            Status::Created | Status::Running | Status::Paused => Err(lost(id)),
+            Status::Created | Status::Running | Status::Paused => {
+                reach::adopt(roots, id, lock)?;
+                continue;
+            }
         };
     }
 }
 
-fn lost(id: &ContainerId) -> Error {
-    Error::new(Kind::WrongState, format!("container {id}"), "is running, but its shim is gone")
-        .hint(format!("`podrun delete -f {id}` ends it"))
-}
-
 /// Waits for the end of a container.
 pub fn wait(roots: &Roots, id: &ContainerId) -> Result<ExitRecord> {
-    let paths = roots.container(id);
-    if let Some(mut client) = Client::connect(&paths)?
-        && let Some(Reply::Ended(record)) = client.call(&Request::Wait)?
-    {
-        return Ok(*record);
-    }
-    let view = store::view(roots, id)?;
-    match view.exit {
-        Some(record) => Ok(record),
-        None if view.state.mode == Mode::Oci => runtime::wait(roots, id),
-        None if view.pid_alive => Err(lost(id)),
-        None if view.state.status == Status::Stopped => {
-            Ok(ExitRecord::unknown(view.state.started_at, "its exit record is gone"))
-        }
-        None => Err(Error::new(Kind::WrongState, format!("container {id}"), "has not been started")),
+    loop {
+        let view = match reach(roots, id)? {
+            Reached::Shim(mut client) => match client.call(&Request::Wait)? {
+                Some(Reply::Ended(record)) => return Ok(*record),
+                Some(_) => return Err(not_a_shim()),
+                None => continue,
+            },
+            Reached::Without(view) => view,
+        };
+        return match view.exit {
+            Some(record) => Ok(record),
+            None if view.state.mode == Mode::Oci => runtime::wait(roots, id),
+            None if view.state.status == Status::Stopped => {
+                Ok(ExitRecord::unknown(view.state.started_at, "its exit record is gone"))
+            }
+            None => Err(Error::new(Kind::WrongState, format!("container {id}"), "has not been started")),
+        };
     }
 }
 
-/// Sends a signal to a container.
+/// Sends a signal to a container. Where a shim dies before it answers, the next one is asked again: the
+/// signal may come twice, as one that is sent twice, but does not get lost.
 pub fn signal(roots: &Roots, id: &ContainerId, signal: i32, all: bool) -> Result<()> {
-    let paths = roots.container(id);
-    if let Some(mut client) = Client::connect(&paths)?
-        && client.call(&Request::Signal { signal, all })?.is_some()
-    {
-        return Ok(());
+    loop {
+        return match reach(roots, id)? {
+            Reached::Shim(mut client) => match client.call(&Request::Signal { signal, all })? {
+                Some(_) => Ok(()),
+                None => continue,
+            },
+            // In OCI mode a signal is sent as it is.
+            Reached::Without(view) if view.pid_alive => runtime::signal(&view, signal, all),
+            Reached::Without(_) => {
+                Err(Error::new(Kind::WrongState, format!("container {id}"), "container not running"))
+            }
+        };
     }
-    let view = store::view(roots, id)?;
-    if !view.pid_alive {
-        return Err(Error::new(Kind::WrongState, format!("container {id}"), "container not running"));
-    }
-    // Without a shim, in OCI mode as with a lost one, a signal is sent as it is.
-    runtime::signal(&view, signal, all)
 }
 
 /// Stops a container: its stop signal, then SIGKILL after `timeout` seconds.
 pub fn stop(roots: &Roots, id: &ContainerId, timeout: Option<u64>) -> Result<()> {
-    let paths = roots.container(id);
-    if let Some(mut client) = Client::connect(&paths)?
-        && client.call(&Request::Stop { timeout })?.is_some()
-    {
-        return Ok(());
+    loop {
+        return match reach(roots, id)? {
+            Reached::Shim(mut client) => match client.call(&Request::Stop { timeout })? {
+                Some(_) => Ok(()),
+                None => continue,
+            },
+            Reached::Without(view) if view.pid_alive => runtime::stop(roots, &view, timeout),
+            Reached::Without(_) => Ok(()),
+        };
     }
-    let view = store::view(roots, id)?;
-    if view.pid_alive { runtime::stop(roots, &view, timeout) } else { Ok(()) }
 }
 
 /// Removes a container and everything it had; with `force`, ends it first.
 pub fn delete(roots: &Roots, id: &ContainerId, force: bool) -> Result<()> {
     let paths = roots.container(id);
+    let mut asked = false;
     let lock = loop {
         if !paths.dir.exists() && !paths.lock.exists() && !store::has_leftovers(roots, id) {
-            return Err(Error::no_such_container(id));
+            // A shim that died as it did what we asked has done it.
+            return if asked { Ok(()) } else { Err(Error::no_such_container(id)) };
         }
         match find_holder(&paths, id)? {
             Holder::Shim(mut client) => {
                 client.send(&Request::Delete { force }, &[])?;
+                asked = true;
                 if force && !client.is_ready_within(BUSY)? {
-                    client.kill_shim()?;
+                    kill_supervisors(&paths)?;
                     continue;
                 }
                 match client.receive()? {
@@ -334,6 +373,20 @@ pub fn delete(roots: &Roots, id: &ContainerId, force: bool) -> Result<()> {
         Err(error) if !force => Err(error),
         Err(_) => clean(roots, id, lock),
     }
+}
+
+/// Ends a shim that does not answer, and its keeper before it could make another one.
+fn kill_supervisors(paths: &ContainerPaths) -> Result<()> {
+    let Some(state) = publish::read_json::<State>(&paths.state())? else { return Ok(()) };
+    for process in [state.keeper, state.shim].into_iter().flatten() {
+        let pid = rustix::process::Pid::from_raw(process.pid);
+        let opened = pid.map(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()));
+        // Looked at after it was opened: what the start time fits is what the pidfd stands for.
+        if let Some(Ok(pidfd)) = opened.filter(|_| process.is_alive()) {
+            let _ = sys::signal::send(pidfd, nix::libc::SIGKILL);
+        }
+    }
+    Ok(())
 }
 
 /// Ends and removes everything a container may have left, whatever state it is in.

@@ -104,20 +104,30 @@ struct Child<'a> {
     stdio: Stdio,
     init: BorrowedFd<'a>,
     report: OwnedFd,
+    witness: Option<OwnedFd>,
 }
 
 /// Starts the process of `plan` beside the init that `init` stands for. Returns at once: what came
 /// of it is in [`Execed::report`].
-pub fn exec(plan: ExecPlan, init: BorrowedFd<'_>, cgroup: &Cgroup, stdio: Stdio) -> Result<Execed> {
+///
+/// Over the socket `witness` the process itself tells that there is one, before all else.
+pub fn exec(
+    plan: ExecPlan,
+    init: BorrowedFd<'_>,
+    cgroup: &Cgroup,
+    stdio: Stdio,
+    witness: Option<OwnedFd>,
+) -> Result<Execed> {
     assert_single_threaded()?;
     let (report, theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(|errno| Error::os("make a pipe", errno))?;
     if let Some(maps) = &plan.userns {
         userns::give_pipes(maps, &stdio)?;
     }
-    let child = Child { plan, stdio, init, report: theirs };
+    let child = Child { plan, stdio, init, report: theirs, witness };
     let Stdio { stdin, stdout, stderr } = &child.stdio;
-    let keep = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd(), init, child.report.as_fd()];
+    let mut keep = vec![stdin.as_fd(), stdout.as_fd(), stderr.as_fd(), init, child.report.as_fd()];
+    keep.extend(child.witness.as_ref().map(AsFd::as_fd));
     let clone = Clone3 { namespaces: 0, cgroup: Some(cgroup.as_fd()), keep: &keep };
     let Cloned { pid, pidfd } = usher(&child, &clone)?;
     Ok(Execed { pid, pidfd, report })
@@ -217,6 +227,10 @@ fn not_running() -> Error {
 }
 
 fn main(child: &Child<'_>) -> ! {
+    if let Some(witness) = &child.witness {
+        // Nobody may be there to see it any more.
+        let _ = rustix::net::send(witness, b"I", rustix::net::SendFlags::NOSIGNAL);
+    }
     let error = match join(child) {
         Ok(error) | Err(error) => error,
     };

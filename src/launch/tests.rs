@@ -419,7 +419,7 @@ fn a_process_joins_with_the_containers_view_and_its_own_identity() {
         let cgroup = Cgroup::open(&host.cgroup).unwrap().unwrap();
         let join = |process: Process| -> Result<Seen> {
             let (output, stdio) = stdio();
-            let execed = exec(plan_exec(&spec, &process)?, init.pidfd.as_fd(), &cgroup, stdio)?;
+            let execed = exec(plan_exec(&spec, &process)?, init.pidfd.as_fd(), &cgroup, stdio, None)?;
             let report = gate::outcome(&read_bytes(execed.report));
             let code = wait(&execed.pidfd);
             report?;

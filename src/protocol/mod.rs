@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::paths::{ContainerId, Roots};
-use crate::state::{Ending, ExitRecord};
+use crate::state::{Ending, ExitRecord, ProcessRef};
 
 pub mod frame;
 pub mod socket;
@@ -85,6 +85,14 @@ pub enum Request {
         /// Where it lives.
         roots: Roots,
     },
+    /// Take over a container whose keeper and shim are dead: like [`Request::Launch`], its lock beside
+    /// it, and answered in the same way.
+    Adopt {
+        /// The container.
+        id: ContainerId,
+        /// Where it lives.
+        roots: Roots,
+    },
     /// Run the command of a created container. Done once it was executed.
     Start,
     /// The same, from a client that has said so to a shim that died before it answered: where the
@@ -107,7 +115,11 @@ pub enum Request {
     /// Run a process inside. Its stdin, stdout and stderr travel beside the frame. Answered by
     /// [`Reply::Started`], then [`Reply::ExecEnded`].
     Exec(Box<Exec>),
-    /// Send a signal to the process that this connection's [`Request::Exec`] started. Not answered.
+    /// Wait for the end of a process that a shim started which is dead now; a start time of 0 is
+    /// unknown. Answered by [`Reply::ExecEnded`].
+    ExecWait(ProcessRef),
+    /// Send a signal to the process that this connection's [`Request::Exec`] or [`Request::ExecWait`]
+    /// is about. Not answered.
     ExecSignal {
         /// The signal's number.
         signal: i32,
@@ -145,6 +157,11 @@ pub struct Exec {
     /// Nobody waits: the process goes on when this connection ends, and is answered by
     /// [`Reply::Started`] only.
     pub detach: bool,
+    /// A socket travels beside the frame as the fourth descriptor. The new process sends a byte over it
+    /// before all else, which tells the client that there is one, and its pid (`SCM_CREDENTIALS`),
+    /// whatever becomes of the shim.
+    #[serde(default)]
+    pub witnessed: bool,
 }
 
 /// How far a log has come.
@@ -178,6 +195,9 @@ pub enum Reply {
     Started {
         /// Its pid on the host.
         pid: i32,
+        /// When it was started: field 22 of its `/proc/PID/stat`, 0 where that could not be read.
+        #[serde(default)]
+        start_time: u64,
     },
     /// The process has ended.
     ExecEnded(Ending),

@@ -41,6 +41,7 @@ pub fn create(roots: &Roots, id: &ContainerId, bundle: &Path, pid_file: Option<&
         shim: None,
         keeper: None,
         adoptions: 0,
+        pipes: Default::default(),
         cgroup_path,
         bundle,
         rootfs,

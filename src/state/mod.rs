@@ -84,6 +84,38 @@ pub struct ProcessRef {
     pub start_time: u64,
 }
 
+/// A file that cannot be mistaken for another one while somebody has it open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FileRef {
+    /// `st_dev` (`stat(2)`).
+    pub device: u64,
+    /// `st_ino`.
+    pub inode: u64,
+}
+
+impl FileRef {
+    /// The file that `stat` is about.
+    pub fn of(stat: &rustix::fs::Stat) -> Self {
+        Self { device: stat.st_dev, inode: stat.st_ino }
+    }
+}
+
+/// The pipes between a container and its shim, by which another shim finds them again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PipeRefs {
+    /// The container's stdout.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stdout: Option<FileRef>,
+    /// The container's stderr.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stderr: Option<FileRef>,
+    /// Where a minimal init tells how the command ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ending: Option<FileRef>,
+}
+
 /// `state.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -110,6 +142,9 @@ pub struct State {
     /// How often another shim took over, since the container was started last.
     #[serde(default)]
     pub adoptions: u32,
+    /// What its output goes through.
+    #[serde(default)]
+    pub pipes: PipeRefs,
     /// The container's cgroup: absolute, on the host. Empty where cgroups are disabled.
     pub cgroup_path: PathBuf,
     /// The bundle: the caller's in OCI mode, the container's own directory otherwise.

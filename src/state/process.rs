@@ -1,6 +1,8 @@
 //! Telling one process from another, and the living from the dead.
 
-use crate::state::ProcessRef;
+use nix::libc;
+
+use crate::state::{Ending, ProcessRef};
 
 /// The id of this boot (`proc_sys_kernel(5)`), empty where `/proc` does not tell.
 pub fn boot_id() -> String {
@@ -21,9 +23,53 @@ impl ProcessRef {
     }
 }
 
+/// How a process ended that nobody has waited for yet: its zombie's `/proc/PID/stat` tells (field 52,
+/// `proc_pid_stat(5)`). `None` where it lives, or is gone.
+pub fn raw_ending(process: ProcessRef) -> Option<Ending> {
+    let stat = procfs::process::Process::new(process.pid).and_then(|process| process.stat()).ok()?;
+    let status = (stat.starttime == process.start_time && stat.state == 'Z').then_some(stat.exit_code?)?;
+    Ending::from_raw(status)
+}
+
+impl Ending {
+    /// From a raw `wait` status.
+    pub fn from_raw(status: i32) -> Option<Self> {
+        if libc::WIFEXITED(status) {
+            Some(Self::Exited(libc::WEXITSTATUS(status)))
+        } else if libc::WIFSIGNALED(status) {
+            Some(Self::Signaled { signal: libc::WTERMSIG(status), core: libc::WCOREDUMP(status) })
+        } else {
+            None
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_zombie_tells_how_it_ended_and_the_living_do_not() {
+        let mut child = std::process::Command::new("/bin/sh").args(["-c", "exit 42"]).spawn().unwrap();
+        let process = ProcessRef::of(child.id().try_into().unwrap()).unwrap();
+        let pidfd = rustix::process::pidfd_open(
+            rustix::process::Pid::from_raw(process.pid).unwrap(),
+            rustix::process::PidfdFlags::empty(),
+        );
+        let mut poll = [rustix::event::PollFd::from_borrowed_fd(
+            std::os::fd::AsFd::as_fd(pidfd.as_ref().unwrap()),
+            rustix::event::PollFlags::IN,
+        )];
+        rustix::event::poll(&mut poll, None).unwrap();
+        // Only for whom the kernel lets read it.
+        if rustix::process::geteuid().is_root() {
+            assert_eq!(raw_ending(process), Some(Ending::Exited(42)));
+        }
+        child.wait().unwrap();
+        assert_eq!(raw_ending(process), None);
+        let own = ProcessRef::of(std::process::id().try_into().unwrap()).unwrap();
+        assert_eq!(raw_ending(own), None);
+    }
 
     #[test]
     fn a_recycled_pid_is_not_the_same_process() {

@@ -255,6 +255,7 @@ mod tests {
             shim: None,
             keeper: None,
             adoptions: 0,
+            pipes: Default::default(),
             cgroup_path: "/sys/fs/cgroup/x".into(),
             bundle: "/b".into(),
             rootfs: "/r".into(),

@@ -24,13 +24,13 @@ use podrun::spec::{Spec, validate};
 use podrun::state::lock::Lock;
 use podrun::state::process::boot_id;
 use podrun::state::publish::{self, Durability};
-use podrun::state::{Ending, ExitRecord, ProcessRef, State, Status, store};
+use podrun::state::{Ending, ExitRecord, FileRef, PipeRefs, ProcessRef, State, Status, store};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 
-use crate::keep::Keep;
-use crate::keeper::{Held, Predecessor};
+use crate::keep::{Keep, SLOTS};
+use crate::keeper::Predecessor;
 use crate::machine::Memory;
 use crate::owned::{Facts, Owned};
 
@@ -72,14 +72,24 @@ pub(crate) fn launch(
         return Ok(None);
     }
     let Some(request) = creator.receive::<Request>()? else { return Ok(None) };
-    let (Request::Launch { id, roots }, Some(lock)) = (request, creator.fds.pop()) else {
-        creator
-            .send(&Reply::Refused(Error::failed("control socket", "the first request must be a launch")))?;
+    let (id, roots, adopts) = match request {
+        Request::Launch { id, roots } => (id, roots, false),
+        Request::Adopt { id, roots } => (id, roots, true),
+        _ => {
+            let error = Error::failed("control socket", "the first request must be a launch");
+            creator.send(&Reply::Refused(error))?;
+            return Ok(None);
+        }
+    };
+    let Some(lock) = creator.fds.pop() else {
+        let error = Error::failed("control socket", "a launch needs the lock");
+        creator.send(&Reply::Refused(error))?;
         return Ok(None);
     };
     let attempt = Attempt { paths: roots.container(&id), id, roots, keep };
     log(&attempt.paths);
-    let (owned, spec) = match attempt.launch(lock) {
+    let made = if adopts { attempt.adopt(lock) } else { attempt.launch(lock) };
+    let (owned, spec) = match made {
         Ok(launched) => launched,
         Err(error) => {
             // The command may be gone; then nobody needs to know.
@@ -98,12 +108,12 @@ pub(crate) fn launch(
 
 /// Takes over from a shim that died, with what the keeper held for it. `None`: it had only to end.
 pub(crate) fn take_over(
-    held: Held,
+    slots: [Option<OwnedFd>; SLOTS],
     keep: &Keep,
     before: Predecessor,
     log: impl FnOnce(&ContainerPaths),
 ) -> Result<Option<(Owned, Spec)>> {
-    let mut owned = Owned::from_slots(held.slots)?;
+    let mut owned = Owned::from_slots(slots)?;
     let paths = owned.paths();
     if !paths.dir.exists() {
         // It died while it deleted the container.
@@ -156,6 +166,20 @@ impl Attempt<'_> {
         }
     }
 
+    /// Takes over the container, or leaves it as it was.
+    fn adopt(&self, lock: OwnedFd) -> Result<(Owned, Spec)> {
+        let state = publish::read_json::<State>(&self.paths.state())?
+            .ok_or_else(|| Error::no_such_container(&self.id))?;
+        let path = self.paths.spec();
+        let spec =
+            publish::read_json::<Spec>(&path)?.ok_or_else(|| Error::at("read", &path, Errno::NOENT))?;
+        let owned = crate::adopt::adopt(self.roots.clone(), &self.paths, state, lock, self.keep)?;
+        tracing::warn!("adopted: the keeper and the shim before were gone");
+        store::write_state(&self.paths, &owned.facts.state, Durability::Atomic)?;
+        owned.hand_over(self.keep)?;
+        Ok((owned, spec))
+    }
+
     fn build(&self, mut state: State, is_new: bool) -> Result<(Built, Spec)> {
         let path = self.paths.spec();
         let spec =
@@ -179,6 +203,11 @@ impl Attempt<'_> {
         let pipes = Pipes::new(settings.interactive)?;
         let init = launch::create(plan, &cgroup, pipes.stdio, Gate::Socketpair)?;
         state.init = ProcessRef::of(init.pid);
+        state.pipes = PipeRefs {
+            stdout: file_ref(Some(&pipes.stdout)),
+            stderr: file_ref(Some(&pipes.stderr)),
+            ending: file_ref(init.ending.as_ref()),
+        };
         state.status = Status::Created;
         store::write_state(&self.paths, &state, Durability::Atomic)?;
         let built = Built {
@@ -303,6 +332,10 @@ impl Pipes {
         let stdio = Stdio { stdin, stdout: stdout_writer, stderr: stderr_writer };
         Ok(Self { stdio, stdout, stderr, stdin: writer })
     }
+}
+
+fn file_ref(fd: Option<&OwnedFd>) -> Option<FileRef> {
+    rustix::fs::fstat(fd?).ok().as_ref().map(FileRef::of)
 }
 
 fn pipe() -> Result<(OwnedFd, OwnedFd)> {

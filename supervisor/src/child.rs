@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use nix::libc;
 use podrun::error::{Error, Result};
+use podrun::state::process::raw_ending;
 use podrun::state::{Ending, ProcessRef};
 use podrun::sys::process::{ended_child, exit_status};
 use rustix::io::Errno;
@@ -35,13 +36,7 @@ pub(crate) fn ending_of(process: ProcessRef, pidfd: BorrowedFd<'_>) -> Option<En
         Err(Errno::CHILD) => {}
         Err(errno) => tracing::warn!("{}", wait_failed(errno)),
     }
-    zombie_status(process).or_else(|| exit_status(pidfd)).and_then(from_raw_status)
-}
-
-/// The raw `wait` status in the `/proc` entry of a process that nobody has waited for yet.
-fn zombie_status(process: ProcessRef) -> Option<i32> {
-    let stat = procfs::process::Process::new(process.pid).and_then(|process| process.stat()).ok()?;
-    (stat.starttime == process.start_time && stat.state == 'Z').then_some(stat.exit_code?)
+    raw_ending(process).or_else(|| exit_status(pidfd).and_then(Ending::from_raw))
 }
 
 fn wait(pidfd: BorrowedFd<'_>, options: WaitIdOptions) -> Result<Option<Ending>, Errno> {
@@ -62,17 +57,6 @@ fn ending(status: &WaitIdStatus) -> Option<Ending> {
         return Some(Ending::Exited(code));
     }
     status.terminating_signal().map(|signal| Ending::Signaled { signal, core: status.dumped() })
-}
-
-/// How a process ended whose raw `wait` status another process passed on.
-pub(crate) fn from_raw_status(status: i32) -> Option<Ending> {
-    if libc::WIFEXITED(status) {
-        Some(Ending::Exited(libc::WEXITSTATUS(status)))
-    } else if libc::WIFSIGNALED(status) {
-        Some(Ending::Signaled { signal: libc::WTERMSIG(status), core: libc::WCOREDUMP(status) })
-    } else {
-        None
-    }
 }
 
 /// The children that have somebody who waits for them by pidfd: init and the exec'd processes.

@@ -51,7 +51,7 @@ impl Connection {
 
     /// The `N` oldest descriptors that came beside the request.
     pub(crate) fn take_fds<const N: usize>(&mut self) -> Result<[OwnedFd; N]> {
-        let fds: Vec<OwnedFd> = self.fds.drain(..).take(N).collect();
+        let fds: Vec<OwnedFd> = self.fds.drain(..N.min(self.fds.len())).collect();
         fds.try_into()
             .map_err(|_| Error::failed("control socket", format!("the request needs {N} descriptors")))
     }

@@ -40,6 +40,7 @@ use tokio::task::JoinHandle;
 use crate::bootstrap::Creator;
 use crate::child::{self, Known};
 use crate::exec;
+use crate::exits::{Exits, Orphan};
 use crate::fd;
 use crate::keep::{Exit, Keep, Notices, Order, Slot};
 use crate::log::{Drain, Pump};
@@ -56,7 +57,13 @@ const QUEUE: usize = 64;
 
 /// Runs a container to its end. `creator` is the command that created it, still connected; without one
 /// the container was taken over.
-pub(crate) async fn run(owned: Owned, spec: &Spec, creator: Option<Creator>, keep: Keep) -> Result<()> {
+pub(crate) async fn run(
+    owned: Owned,
+    spec: &Spec,
+    creator: Option<Creator>,
+    keep: Keep,
+    exits: Exits,
+) -> Result<()> {
     let settings = Settings::of(spec)?;
     let paths = owned.paths();
     let cgroup = Cgroup::open(&owned.facts.state.cgroup_path)?;
@@ -72,6 +79,7 @@ pub(crate) async fn run(owned: Owned, spec: &Spec, creator: Option<Creator>, kee
     let notices = keep.notices()?;
     let shared = Rc::new(Shared {
         keep: keep.clone(),
+        exits,
         commands,
         log,
         stdin: owned.stdin.into(),
@@ -130,6 +138,9 @@ pub(crate) async fn run(owned: Owned, spec: &Spec, creator: Option<Creator>, kee
     driver.run().await
 }
 
+/// A process that a client wants: what it is, its stdio, and the client's witness.
+type Wanted = (Box<Exec>, [OwnedFd; 3], Option<OwnedFd>);
+
 pub(crate) struct Driver<'a> {
     pub(crate) machine: Machine,
     spec: &'a Spec,
@@ -158,7 +169,7 @@ pub(crate) struct Driver<'a> {
     pub(crate) inbox: mpsc::Receiver<Command>,
     answers: HashMap<Ticket, oneshot::Sender<Answer>>,
     /// What an exec needs, between its request and the machine's word.
-    execs: HashMap<Ticket, (Box<Exec>, [OwnedFd; 3])>,
+    execs: HashMap<Ticket, Wanted>,
     deadline: Option<tokio::time::Instant>,
     pub(crate) lock: Option<podrun::state::lock::Lock>,
     finishing: bool,
@@ -224,7 +235,7 @@ impl Driver<'_> {
 
     fn notice(&mut self, notice: Option<Exit>) {
         match notice {
-            Some(exit) => tracing::debug!("process {} ended: {}", exit.pid, exit.status),
+            Some(exit) => self.shared.exits.add(exit),
             None => {
                 self.keep.lost();
                 tracing::warn!("the keeper is gone: nobody replaces this shim when it dies");
@@ -273,9 +284,16 @@ impl Driver<'_> {
             }
             Ask::Plain(Request::Delete { force }) => Event::Delete { ticket, force },
             Ask::Plain(Request::Wait) => Event::Wait(ticket),
+            Ask::Orphan(process) => {
+                let orphan = Orphan::of(process, self.cgroup.as_ref());
+                if let Some(answer) = self.answers.remove(&ticket) {
+                    let _ = answer.send(Answer::Orphan(orphan, self.shared.ledger.unsent()));
+                }
+                return;
+            }
             Ask::Plain(other) => unreachable!("the server keeps {other:?}"),
-            Ask::Exec(exec, fds) => {
-                self.execs.insert(ticket, (exec, fds));
+            Ask::Exec(exec, fds, witness) => {
+                self.execs.insert(ticket, (exec, fds, witness));
                 Event::Exec(ticket)
             }
             Ask::Gone => {
@@ -409,14 +427,17 @@ impl Driver<'_> {
     }
 
     fn exec(&mut self, ticket: Ticket) {
-        let Some((exec, [stdin, stdout, stderr])) = self.execs.remove(&ticket) else { return };
+        let Some((exec, [stdin, stdout, stderr], witness)) = self.execs.remove(&ticket) else { return };
         let Some(cgroup) = &self.cgroup else {
             let error = Error::failed(format!("container {}", self.state.id), "has no cgroup");
             return self.answer(ticket, Reply::Refused(error));
         };
         let process = launch::Process { args: exec.args, env: exec.env, cwd: exec.cwd, user: exec.user };
         let running = launch::plan_exec(self.spec, &process)
-            .and_then(|plan| launch::exec(plan, self.pidfd.as_fd(), cgroup, Stdio { stdin, stdout, stderr }))
+            .and_then(|plan| {
+                let stdio = Stdio { stdin, stdout, stderr };
+                launch::exec(plan, self.pidfd.as_fd(), cgroup, stdio, witness)
+            })
             .and_then(|execed| exec::watch(execed, &self.shared.ledger, &self.known));
         match running {
             Ok(running) => {
@@ -434,7 +455,7 @@ impl Driver<'_> {
         let mut status = [0; 4];
         let told = self.ending.as_ref().and_then(|fd| rustix::io::read(fd, &mut status).ok());
         match told {
-            Some(4) => child::from_raw_status(i32::from_le_bytes(status)).or(ending),
+            Some(4) => podrun::state::Ending::from_raw(i32::from_le_bytes(status)).or(ending),
             _ => ending,
         }
     }

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use nix::libc::{SIGCHLD, SIGTERM};
 use podrun::error::{Error, Result};
+use podrun::state::Ending;
 use podrun::sys::process::{Forked, ended_child, fork};
 use podrun::sys::signal::{self, Blocked, Incoming};
 use podrun::sys::{self};
@@ -28,7 +29,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-use crate::child::{from_raw_status, reap_pid};
+use crate::child::reap_pid;
 use crate::keep::{Exit, Keep, Order, Packet, SLOTS, start_time};
 
 /// A shim that lived this long has not crashed at once.
@@ -258,9 +259,9 @@ fn after_death(status: i32, life: Duration, quick_deaths: u32) -> Predecessor {
 
 impl std::fmt::Display for Predecessor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match from_raw_status(self.status) {
-            Some(podrun::state::Ending::Exited(code)) => write!(f, "the shim before ended with {code}")?,
-            Some(podrun::state::Ending::Signaled { signal, .. }) => {
+        match Ending::from_raw(self.status) {
+            Some(Ending::Exited(code)) => write!(f, "the shim before ended with {code}")?,
+            Some(Ending::Signaled { signal, .. }) => {
                 write!(f, "the shim before was ended by signal {signal}")?;
             }
             None => f.write_str("the shim before ended")?,

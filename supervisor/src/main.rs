@@ -25,11 +25,13 @@ use podrun::error::{Error, Result};
 use podrun::paths::ContainerPaths;
 use podrun::spec::Spec;
 
+mod adopt;
 mod bootstrap;
 mod child;
 mod connection;
 mod driver;
 mod exec;
+mod exits;
 mod fd;
 mod finish;
 mod guests;
@@ -45,6 +47,7 @@ mod signals;
 mod sync;
 
 use bootstrap::Creator;
+use exits::Exits;
 use keep::Keep;
 use keeper::Role;
 use owned::Owned;
@@ -86,19 +89,26 @@ fn run() -> Result<()> {
         .map_err(|errno| Error::os("become undumpable", errno))?;
     match keeper::split(control)? {
         Role::First { control, keep } => match bootstrap::launch(control, &keep, log_to)? {
-            Some(launched) => supervise(launched.owned, launched.spec, Some(launched.creator), keep),
+            Some(launched) => {
+                let bootstrap::Launched { owned, spec, creator } = launched;
+                supervise(owned, spec, Some(creator), keep, Exits::default())
+            }
             None => Ok(()),
         },
-        Role::Next { held, keep, before } => match bootstrap::take_over(*held, &keep, before, log_to)? {
-            Some((owned, spec)) => supervise(owned, spec, None, keep),
-            None => Ok(()),
-        },
+        Role::Next { held, keep, before } => {
+            let exits = Exits::default();
+            held.exits.into_iter().flatten().for_each(|exit| exits.add(exit));
+            match bootstrap::take_over(held.slots, &keep, before, log_to)? {
+                Some((owned, spec)) => supervise(owned, spec, None, keep, exits),
+                None => Ok(()),
+            }
+        }
         Role::Over => Ok(()),
     }
 }
 
 /// A shim, from the moment when it has everything to its end.
-fn supervise(owned: Owned, spec: Spec, creator: Option<Creator>, keep: Keep) -> Result<()> {
+fn supervise(owned: Owned, spec: Spec, creator: Option<Creator>, keep: Keep, exits: Exits) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -106,7 +116,7 @@ fn supervise(owned: Owned, spec: Spec, creator: Option<Creator>, keep: Keep) -> 
         .map_err(|error| Error::io("start", "the event loop", &error))?;
     let tasks = tokio::task::LocalSet::new();
     // Nothing of what clients still have in flight is of any use afterwards.
-    tasks.block_on(&runtime, driver::run(owned, &spec, creator, keep))
+    tasks.block_on(&runtime, driver::run(owned, &spec, creator, keep, exits))
 }
 
 /// Opens `shim.log` when there is something to say, so that a quiet shim has no file open.

@@ -133,6 +133,7 @@ mod tests {
             shim: None,
             keeper: None,
             adoptions: 0,
+            pipes: Default::default(),
             cgroup_path: "/c".into(),
             bundle: "/b".into(),
             rootfs: "/r".into(),

@@ -16,13 +16,15 @@ use std::rc::Rc;
 use bytes::BytesMut;
 use podrun::error::{Error, Result};
 use podrun::protocol::{Exec, LogPosition, Reply, Request};
+use podrun::state::ProcessRef;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::connection::Connection;
 use crate::exec::Running;
+use crate::exits::{Exits, Orphan};
 use crate::guests::{Guests, Place};
-use crate::keep::{Keep, Slot};
+use crate::keep::{Keep, Slot, start_time};
 use crate::ledger::{Debt, Ledger};
 use crate::log::Follow;
 use crate::machine::Ticket;
@@ -32,8 +34,10 @@ use crate::machine::Ticket;
 pub(crate) enum Ask {
     /// A request that needs nothing beside it.
     Plain(Request),
-    /// Run a process inside, on these three descriptors.
-    Exec(Box<Exec>, [OwnedFd; 3]),
+    /// Run a process inside, on these three descriptors, with its client's witness.
+    Exec(Box<Exec>, [OwnedFd; 3], Option<OwnedFd>),
+    /// Find a process that an earlier shim started.
+    Orphan(ProcessRef),
     /// The client of this ticket went away.
     Gone,
 }
@@ -56,6 +60,8 @@ pub(crate) enum Answer {
     Reply(Reply, Debt),
     /// The process that was asked for is being executed.
     Exec(Running),
+    /// The process that was asked for.
+    Orphan(Orphan, Debt),
 }
 
 /// What all clients share.
@@ -63,6 +69,8 @@ pub(crate) enum Answer {
 pub(crate) struct Shared {
     /// The way to the keeper.
     pub(crate) keep: Rc<Keep>,
+    /// How processes of earlier shims ended.
+    pub(crate) exits: Exits,
     /// The way to the driver.
     pub(crate) commands: mpsc::Sender<Command>,
     /// How far the log has come.
@@ -157,7 +165,10 @@ impl Client {
             self.unacknowledged = None;
             let Some(request) = request else { return Ok(()) };
             self.place.is_busy();
-            let waits = matches!(request, Request::Wait | Request::Follow { .. } | Request::Exec(_));
+            let waits = matches!(
+                request,
+                Request::Wait | Request::Follow { .. } | Request::Exec(_) | Request::ExecWait(_)
+            );
             let _waiting = match waits.then(|| self.place.waits()).transpose() {
                 Ok(waiting) => waiting,
                 Err(error) => {
@@ -171,13 +182,22 @@ impl Client {
                 Request::Stdin { once } => self.stdin(once).await?,
                 Request::Exec(exec) => {
                     let fds = self.connection.take_fds::<3>()?;
-                    if !self.exec(exec, fds).await? {
+                    let witness = match exec.witnessed {
+                        true => self.connection.take_fds::<1>()?.into_iter().next(),
+                        false => None,
+                    };
+                    if !self.exec(exec, fds, witness).await? {
+                        return Ok(());
+                    }
+                }
+                Request::ExecWait(process) => {
+                    if !self.exec_wait(process).await? {
                         return Ok(());
                     }
                 }
                 // The process has ended meanwhile: its client will read so.
                 Request::ExecSignal { .. } => {}
-                Request::Launch { .. } => {
+                Request::Launch { .. } | Request::Adopt { .. } => {
                     let error = Error::failed("control socket", "this container was launched already");
                     self.connection.send(&Reply::Refused(error), &[]).await?;
                 }
@@ -256,21 +276,22 @@ impl Client {
     }
 
     /// Runs one process to its end. `false`: the client is gone.
-    async fn exec(&mut self, exec: Box<Exec>, fds: [OwnedFd; 3]) -> Result<bool> {
+    async fn exec(&mut self, exec: Box<Exec>, fds: [OwnedFd; 3], witness: Option<OwnedFd>) -> Result<bool> {
         let detach = exec.detach;
-        let running = match self.ask(Ask::Exec(exec, fds)).await {
+        let running = match self.ask(Ask::Exec(exec, fds, witness)).await {
             Some(Answer::Exec(running)) => running,
             Some(Answer::Reply(reply, debt)) => {
                 self.connection.send(&reply, &[]).await?;
                 drop(debt);
                 return Ok(true);
             }
-            None => return Ok(false),
+            Some(Answer::Orphan(..)) | None => return Ok(false),
         };
         let Running { pid, mut started, mut ended, signals } = running;
         let Ok(outcome) = (&mut started).await else { return Ok(false) };
         let reply = match &outcome {
-            Ok(()) => Reply::Started { pid },
+            // It was not reaped yet: its pid is its own.
+            Ok(()) => Reply::Started { pid, start_time: start_time(pid).unwrap_or(0) },
             Err(error) => Reply::Refused(error.clone()),
         };
         self.connection.send(&reply, &[]).await?;
@@ -289,6 +310,35 @@ impl Client {
                 }
                 request = self.connection.next() => match request? {
                     Some(Request::ExecSignal { signal }) => signals.send(signal),
+                    Some(_) => return Err(Error::failed("control socket", "a request during an exec")),
+                    None => return Ok(false),
+                },
+            }
+        }
+    }
+    /// Tells how a process ended that an earlier shim started. `false`: the client is gone.
+    async fn exec_wait(&mut self, process: ProcessRef) -> Result<bool> {
+        let Some(Answer::Orphan(orphan, debt)) = self.ask(Ask::Orphan(process)).await else {
+            return Ok(false);
+        };
+        let exits = self.shared.exits.clone();
+        let ending = exits.ending(&orphan);
+        tokio::pin!(ending);
+        loop {
+            tokio::select! {
+                biased;
+                ending = &mut ending => {
+                    self.unacknowledged = Some(self.shared.ledger.unacknowledged());
+                    let unknown = || {
+                        Error::failed("exec", "its exit code is unknown: it ended while no shim lived")
+                    };
+                    let reply = ending.map_or_else(|| Reply::Refused(unknown()), Reply::ExecEnded);
+                    self.connection.send(&reply, &[]).await?;
+                    drop(debt);
+                    return Ok(true);
+                }
+                request = self.connection.next() => match request? {
+                    Some(Request::ExecSignal { signal }) => orphan.signal(signal),
                     Some(_) => return Err(Error::failed("control socket", "a request during an exec")),
                     None => return Ok(false),
                 },

@@ -3,6 +3,7 @@
 //! They need root. `tests/run` installs what they need; by hand, after `cargo build`:
 //! `cargo test --test suite -- wait::` runs those of one behaviour.
 
+mod adopt;
 mod attacks;
 mod bad_input;
 mod clients;
