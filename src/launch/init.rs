@@ -13,34 +13,36 @@ use rustix::process::{WaitOptions, WaitStatus};
 
 use super::child::execute;
 use super::credentials::{self, ProcessPlan};
-use super::gate;
+use super::{gate, terminal};
 use crate::error::Error;
 use crate::sys::{Clone3, clone, fd, signal};
 
-struct Command<'a> {
-    process: &'a ProcessPlan,
-    file: &'a CString,
-    gate: BorrowedFd<'a>,
+/// The command that the minimal init starts.
+pub(super) struct Command<'a> {
+    pub(super) process: &'a ProcessPlan,
+    pub(super) file: &'a CString,
+    /// Where what comes of `execve` is told.
+    pub(super) gate: BorrowedFd<'a>,
+    /// Its standard input is a terminal, which it shall control: PID 1 does not.
+    pub(super) terminal: bool,
 }
 
 /// Starts the command and stays as its init. What comes of `execve` is told by the command's own
 /// process over `gate`. Comes back only if there is no process.
-pub(super) fn run(
-    process: &ProcessPlan,
-    file: &CString,
-    gate: BorrowedFd<'_>,
-    ending: BorrowedFd<'_>,
-) -> Error {
-    let command = Command { process, file, gate };
+pub(super) fn run(command: &Command<'_>, ending: BorrowedFd<'_>) -> Error {
     let keep = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr(), command.gate];
-    match (Clone3 { namespaces: 0, cgroup: None, keep: &keep }).spawn(&command, main) {
+    match (Clone3 { namespaces: 0, cgroup: None, keep: &keep }).spawn(command, main) {
         Ok(command) => supervise(command.pid, ending),
-        Err(error) => Error::io("start", file.to_string_lossy().as_ref(), &error),
+        Err(error) => Error::io("start", command.file.to_string_lossy().as_ref(), &error),
     }
 }
 
 fn main(command: &Command<'_>) -> ! {
-    let error = match credentials::new_session() {
+    let ready = credentials::new_session().and_then(|()| match command.terminal {
+        true => terminal::control(),
+        false => Ok(()),
+    });
+    let error = match ready {
         Ok(()) => execute(command.process, command.file),
         Err(error) => error,
     };

@@ -20,6 +20,7 @@ pub mod options;
 pub mod rootfiles;
 pub mod settings;
 pub mod signal;
+pub mod terminal;
 mod unsupported;
 pub mod validate;
 pub mod volume;

@@ -42,6 +42,7 @@ mod owned;
 mod record;
 mod server;
 mod signals;
+mod streams;
 mod sync;
 
 use bootstrap::Creator;

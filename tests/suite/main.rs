@@ -22,5 +22,6 @@ mod oci;
 mod races;
 mod signals;
 mod survive;
+mod terminal;
 mod userns;
 mod wait;
