@@ -20,8 +20,8 @@
 //! ```text
 //!  cli ─▶ everything but the inside of launch and sys      (cli lives in the `podrun` binary)
 //!  supervisor ─▶ this library                              (its own crate)
-//!  client ─▶ protocol, paths, state, sys       runtime ─▶ launch, state, paths
-//!  launch ─▶ spec, sys        protocol ─▶ spec, state       log ─▶ paths, error
+//!  client ─▶ protocol, paths, state, sys       runtime ─▶ launch, protocol, state
+//!  launch ─▶ spec, sys        protocol ─▶ spec, state, sys  log ─▶ paths, error
 //!  state ─▶ paths, sys        spec, paths ─▶ error          sys ─▶ nothing
 //! ```
 

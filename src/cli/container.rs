@@ -6,6 +6,7 @@ use podrun::paths::{ContainerId, Roots};
 use podrun::spec::host::Host;
 use podrun::spec::options::{Network, Rootfs, Userns};
 use podrun::spec::settings::STOP_TIMEOUT;
+use podrun::spec::terminal::WindowSize;
 use podrun::spec::{self, Compiled, Options, env};
 
 use super::walls::WallArgs;
@@ -71,6 +72,9 @@ pub(super) struct ContainerArgs {
     /// Keep stdin open
     #[arg(long, short)]
     pub(super) interactive: bool,
+    /// Give it a terminal
+    #[arg(long, short)]
+    pub(super) tty: bool,
     /// Where the output goes: k8s-file, json-file, raw, journald or none; given twice, to two of them [default: k8s-file]
     #[arg(long, value_name = "DRIVER")]
     log_driver: Vec<String>,
@@ -132,6 +136,8 @@ impl ContainerArgs {
             stop_signal: self.stop_signal,
             stop_timeout: self.stop_timeout,
             interactive: self.interactive,
+            terminal: self.tty,
+            window: self.tty.then(|| own_window().unwrap_or(WINDOW)),
             rm,
             log_drivers: self.log_driver,
             log_options: self.log_opt,
@@ -142,6 +148,15 @@ impl ContainerArgs {
         let host = Host::read(&options)?;
         Ok((spec::compile(&options, id, &roots.container(id), &host)?, reserved))
     }
+}
+
+/// The size of a terminal that nobody looks at yet.
+const WINDOW: WindowSize = WindowSize { rows: 24, columns: 80 };
+
+/// The size of our own terminal, where we have one.
+pub(super) fn own_window() -> Option<WindowSize> {
+    let fds = [rustix::stdio::stdout(), rustix::stdio::stdin(), rustix::stdio::stderr()];
+    fds.into_iter().find_map(|fd| rustix::termios::tcgetwinsize(fd).ok()).map(WindowSize::from)
 }
 
 /// The entries that `--env` means.

@@ -28,6 +28,9 @@ pub(super) struct Args {
     /// Write the pid of the container's first process here
     #[arg(long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
+    /// Send the master of the container's terminal over this unix socket (with --bundle)
+    #[arg(long, value_name = "SOCKET", requires = "bundle")]
+    console_socket: Option<PathBuf>,
     #[command(flatten)]
     container: ContainerArgs,
     #[command(flatten)]
@@ -43,7 +46,8 @@ impl Args {
 pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
     if let Some(bundle) = &args.bundle {
         runtime::protect_program()?;
-        runtime::create(roots, &args.id, bundle, args.pid_file.as_deref())?;
+        let console_socket = args.console_socket.as_deref();
+        runtime::create(roots, &args.id, bundle, args.pid_file.as_deref(), console_socket)?;
         return Ok(0);
     }
     let (compiled, reserved) = args.container.compile(args.walls, roots, &args.id, false)?;

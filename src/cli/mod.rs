@@ -297,6 +297,7 @@ mod tests {
         assert!(parse("podrun create --bundle /b --env A=b e1").is_err());
         assert!(parse("podrun create e1").is_err());
         assert!(parse("podrun run -d --rootfs / -- x -t").is_ok());
-        assert!(parse("podrun run -t --rootfs / -- x").is_err());
+        assert!(parse("podrun run -itd --rootfs / -- x").is_ok());
+        assert!(parse("podrun create --console-socket /s --rootfs / e1 -- x").is_err());
     }
 }

@@ -14,9 +14,13 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use super::credentials::{self, ProcessPlan};
 use super::gate::{self, Gate};
 use super::plan::Plan;
-use super::{Init, Stdio, command, dev, init, masks, mounts, network, rootfs, sources, userns};
+use super::{
+    Init, Stdio, Terminal, command, dev, identity, init, masks, mounts, network, rootfs, sources, terminal,
+    userns,
+};
 use crate::cgroup::Cgroup;
 use crate::error::{Error, Result};
+use crate::spec::terminal::WindowSize;
 use crate::sys::mount::{MountAttr, RDONLY};
 use crate::sys::{Clone3, Cloned, clone, fd, is_single_threaded, mount_setattr, signal};
 
@@ -62,8 +66,8 @@ pub fn create(plan: Plan, cgroup: &Cgroup, stdio: Stdio, gate: Gate) -> Result<I
         None => (None, None),
     };
     let child = Child { plan, stdio, gate: theirs, listener, ending: theirs_ending, maps, builder };
-    let Stdio { stdin, stdout, stderr } = &child.stdio;
-    let mut keep: Vec<BorrowedFd<'_>> = [stdin, stdout, stderr, &child.gate].map(AsFd::as_fd).into();
+    let mut keep: Vec<BorrowedFd<'_>> = child.stdio.fds().collect();
+    keep.push(child.gate.as_fd());
     keep.extend(child.listener.iter().chain(&child.ending).chain(&child.builder).map(AsFd::as_fd));
     keep.extend(child.maps.iter().flatten().map(AsFd::as_fd));
     let clone = Clone3 { namespaces: child.plan.namespaces.new, cgroup: Some(cgroup.as_fd()), keep: &keep };
@@ -83,12 +87,11 @@ pub fn create(plan: Plan, cgroup: &Cgroup, stdio: Stdio, gate: Gate) -> Result<I
         userns::finish(builder);
         built
     });
-    if let Err(error) = built {
+    let terminal = built.inspect_err(|_| {
         let _ = signal::send(&init.pidfd, nix::libc::SIGKILL);
         let _ = waitid(WaitId::PidFd(init.pidfd.as_fd()), WaitIdOptions::EXITED);
-        return Err(error);
-    }
-    Ok(Init { pid: init.pid, pidfd: init.pidfd, gate: supervised.then_some(ours), ending })
+    })?;
+    Ok(Init { pid: init.pid, pidfd: init.pidfd, gate: supervised.then_some(ours), ending, terminal })
 }
 
 /// Runs `spawn` while this process's children are born in the pid namespace that `path` stands for.
@@ -119,13 +122,19 @@ pub(super) fn assert_single_threaded() -> Result<()> {
 /// The child's whole life.
 fn main(child: &Child) -> ! {
     let mut process = child.plan.process.clone();
-    let built = build(child, &mut process).and_then(|built| Ok((built, wait(child)?)));
+    let built = build(child, &mut process)
+        .and_then(|(file, proc, terminal)| Ok((file, proc, wait(child, terminal)?)));
     let (error, connection) = match built {
-        Ok(((file, proc), connection)) => {
+        Ok((file, proc, connection)) => {
             let gate = connection.as_ref().unwrap_or(&child.gate).as_fd();
+            let proc = proc.as_ref();
             let error = match &child.ending {
-                None => execute(&process, &file, proc.as_ref()),
-                Some(ending) => init::run(&process, &file, proc.as_ref(), gate, ending.as_fd()),
+                None => execute(&process, &file, proc),
+                Some(ending) => {
+                    let terminal = has_terminal(child);
+                    let command = init::Command { process: &process, file: &file, proc, gate, terminal };
+                    init::run(&command, ending.as_fd())
+                }
             };
             (error, connection)
         }
@@ -135,9 +144,13 @@ fn main(child: &Child) -> ! {
     clone::exit(credentials::failure_status(&error))
 }
 
+fn has_terminal(child: &Child) -> bool {
+    matches!(child.stdio, Stdio::Terminal { .. })
+}
+
 /// Waits to be released; with a listener, returns the connection over which that happened.
-fn wait(child: &Child) -> Result<Option<OwnedFd>> {
-    gate::built(&child.gate)?;
+fn wait(child: &Child, terminal: Option<Terminal>) -> Result<Option<OwnedFd>> {
+    gate::built(&child.gate, terminal)?;
     match &child.listener {
         Some(listener) => gate::accept_go(listener).map(Some),
         None if gate::wait_for_go(child.gate.as_fd()) => Ok(None),
@@ -146,11 +159,14 @@ fn wait(child: &Child) -> Result<Option<OwnedFd>> {
     }
 }
 
-/// Builds everything up to the command, and says which file that is; with it comes what
-/// [`execute`] needs for labels.
-fn build(child: &Child, process: &mut ProcessPlan) -> Result<(CString, Option<OwnedFd>)> {
+/// What a built container has for its last steps: the command's file, what [`execute`] needs for
+/// labels, and the terminal whose master is to be handed on.
+type Ready = (CString, Option<OwnedFd>, Option<Terminal>);
+
+/// Builds everything up to the command.
+fn build(child: &Child, process: &mut ProcessPlan) -> Result<Ready> {
     let plan = &child.plan;
-    take_stdio(&child.stdio)?;
+    take_stdio(&child.stdio, &child.gate)?;
     credentials::new_session()?;
     credentials::hide_from_tracers()?;
     credentials::set_oom_score(process.oom_score_adj)?;
@@ -172,6 +188,13 @@ fn build(child: &Child, process: &mut ProcessPlan) -> Result<(CString, Option<Ow
         mounts::perform(&root, mount, source)?;
     }
     dev::fill(&root, plan)?;
+    let terminal = match child.stdio {
+        Stdio::Files(_) => None,
+        Stdio::Terminal { size } => Some(take_terminal(&root, process, size, !plan.init)?),
+    };
+    if let Some(terminal) = &terminal {
+        terminal::bind_console(&root, &terminal.slave)?;
+    }
     masks::write_sysctls(&plan.sysctls)?;
     masks::read_only(&root, &plan.read_only_paths)?;
     masks::hide(&root, &plan.masked)?;
@@ -186,14 +209,33 @@ fn build(child: &Child, process: &mut ProcessPlan) -> Result<(CString, Option<Ow
             .map_err(|error| Error::io("set the propagation of", "/", &error))?;
     }
     credentials::assume(process, &root)?;
-    Ok((command::find(&process.args[0], process.path())?, proc))
+    Ok((command::find(&process.args[0], process.path())?, proc, terminal))
 }
 
-/// The stdio descriptors become 0, 1 and 2.
-pub(super) fn take_stdio(stdio: &Stdio) -> Result<()> {
-    rustix::stdio::dup2_stdin(&stdio.stdin)
-        .and_then(|()| rustix::stdio::dup2_stdout(&stdio.stdout))
-        .and_then(|()| rustix::stdio::dup2_stderr(&stdio.stderr))
+/// Opens a terminal below `root` and makes it this process's own: with `control`, also its
+/// controlling one.
+pub(super) fn take_terminal(
+    root: &OwnedFd,
+    process: &ProcessPlan,
+    size: Option<WindowSize>,
+    control: bool,
+) -> Result<Terminal> {
+    let owner = identity::resolve(&process.who, &process.groups, root)?.uid;
+    let terminal = terminal::open(root, size, owner)?;
+    terminal::become_stdio(&terminal.slave)?;
+    if control {
+        terminal::control()?;
+    }
+    Ok(terminal)
+}
+
+/// The stdio descriptors become 0, 1 and 2; where a terminal shall, `placeholder` does for now: nothing
+/// of the container is opened for that.
+pub(super) fn take_stdio(stdio: &Stdio, placeholder: &OwnedFd) -> Result<()> {
+    let Stdio::Files([stdin, stdout, stderr]) = stdio else { return terminal::hold_stdio(placeholder) };
+    rustix::stdio::dup2_stdin(stdin)
+        .and_then(|()| rustix::stdio::dup2_stdout(stdout))
+        .and_then(|()| rustix::stdio::dup2_stderr(stderr))
         .map_err(|errno| Error::os("set up standard input and output", errno))
 }
 

@@ -16,10 +16,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use oci_spec::runtime::{LinuxNamespaceType, Spec, User};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
-use super::child::{assert_single_threaded, execute, take_stdio};
+use super::child::{assert_single_threaded, execute, take_stdio, take_terminal};
 use super::credentials::{self, ProcessPlan};
 use super::mounts::copy_tree;
 use super::plan::Namespaces;
@@ -64,7 +65,8 @@ pub struct Execed {
     /// A descriptor for it.
     pub pidfd: OwnedFd,
     /// Read to its end and given to [`gate::outcome`](super::gate::outcome), it says whether the
-    /// command was executed.
+    /// command was executed. A socket: its terminal is beside the first byte, for
+    /// [`gate::terminal`](super::gate::terminal).
     pub report: OwnedFd,
 }
 
@@ -119,15 +121,15 @@ pub fn exec(
     witness: Option<OwnedFd>,
 ) -> Result<Execed> {
     assert_single_threaded()?;
-    let (report, theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-        .map_err(|errno| Error::os("make a pipe", errno))?;
+    let (report, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+        .map_err(|errno| Error::os("make a socket pair", errno))?;
     if let Some(maps) = &plan.userns {
         userns::give_pipes(maps, &stdio)?;
     }
     let child = Child { plan, stdio, init, report: theirs, witness };
-    let Stdio { stdin, stdout, stderr } = &child.stdio;
-    let mut keep = vec![stdin.as_fd(), stdout.as_fd(), stderr.as_fd(), init, child.report.as_fd()];
-    keep.extend(child.witness.as_ref().map(AsFd::as_fd));
+    let fixed = [init, child.report.as_fd()];
+    let witness = child.witness.as_ref().map(AsFd::as_fd);
+    let keep: Vec<BorrowedFd<'_>> = child.stdio.fds().chain(fixed).chain(witness).collect();
     let clone = Clone3 { namespaces: 0, cgroup: Some(cgroup.as_fd()), keep: &keep };
     let Cloned { pid, pidfd } = usher(&child, &clone)?;
     Ok(Execed { pid, pidfd, report })
@@ -241,13 +243,16 @@ fn main(child: &Child<'_>) -> ! {
 /// Joins and becomes the command; comes back only with the reason why not.
 fn join(child: &Child<'_>) -> Result<Error> {
     let mut process = child.plan.process.clone();
-    take_stdio(&child.stdio)?;
+    take_stdio(&child.stdio, &child.report)?;
     credentials::new_session()?;
     credentials::hide_from_tracers()?;
     join_namespaces(child.init, child.plan.join.intersection(BY_CHILD))?;
     // Joining a mount namespace leaves this process at its root.
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(c"/", flags, Mode::empty()).map_err(|errno| Error::at("open", "/", errno))?;
+    if let Stdio::Terminal { size } = child.stdio {
+        gate::opened(&child.report, take_terminal(&root, &process, size, true)?)?;
+    }
     let proc = process.labels.prepare()?;
     credentials::assume(&mut process, &root)?;
     let file = command::find(&process.args[0], process.path())?;

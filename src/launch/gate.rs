@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  init                              supervisor, or `start`
-//!    'B' ──────────────────────────▶ built                       (while it is created)
+//!    'B', its terminal ────────────▶ built                       (while it is created)
 //!        ◀────────────────────────── 'G'                         go
 //!    execve closes it ─────────────▶ EOF: executed
 //!    or: Error as JSON, EOF ───────▶ not executed, and why
@@ -10,7 +10,8 @@
 //!
 //! Supervised, that is one socketpair. In OCI mode init tells `create` over a socketpair that it is
 //! built, and then accepts on a unix socket, one starter after the other: one that dies
-//! before its 'G' changes nothing.
+//! before its 'G' changes nothing. A process that joins tells over a socketpair, too: 'T' with its
+//! terminal beside it where it has one, then what came of `execve`.
 
 use std::fs::File;
 use std::io::Read;
@@ -19,10 +20,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 
+use super::Terminal;
 use crate::error::{Error, Result};
+use crate::sys::pass;
 
 /// What init says once only `execve` is left.
 const BUILT: u8 = b'B';
+/// What comes before everything else a joining process reports, with its terminal.
+const TERMINAL: u8 = b'T';
 /// What releases it.
 const GO: u8 = b'G';
 /// No error is longer.
@@ -49,6 +54,7 @@ pub fn go(gate: impl AsFd) -> Result<()> {
 
 /// What came of a child, from all that it wrote until end of file: nothing means executed.
 pub fn outcome(bytes: &[u8]) -> Result<()> {
+    let bytes = bytes.strip_prefix(&[TERMINAL]).unwrap_or(bytes);
     if bytes.is_empty() {
         return Ok(());
     }
@@ -61,13 +67,13 @@ fn gone() -> Error {
     Error::failed("start", "init ended before it was released").hint("was it killed? see `podrun state`")
 }
 
-/// Reads until the child says that it is built, or why it is not.
-pub(super) fn wait_until_built(gate: &OwnedFd) -> Result<()> {
-    let mut first = [0];
+/// Reads until the child says that it is built, or why it is not. Its terminal comes with the good news.
+pub(super) fn wait_until_built(gate: &OwnedFd) -> Result<Option<Terminal>> {
+    let (mut first, mut fds) = ([0], Vec::new());
     let failed = |errno| Error::os("wait for init", errno);
-    let read = rustix::io::retry_on_intr(|| rustix::io::read(gate, &mut first)).map_err(failed)?;
+    let read = rustix::io::retry_on_intr(|| pass::receive(gate, &mut first, &mut fds)).map_err(failed)?;
     if read == 1 && first[0] == BUILT {
-        return Ok(());
+        return Ok(terminal(fds));
     }
     let mut report = first[..read].to_vec();
     let file = File::from(gate.try_clone().map_err(|error| Error::io("wait for", "init", &error))?);
@@ -78,9 +84,26 @@ pub(super) fn wait_until_built(gate: &OwnedFd) -> Result<()> {
         .hint("something killed it: the kernel's OOM killer, for one"))
 }
 
-/// Child: says that it is built.
-pub(super) fn built(gate: impl AsFd) -> Result<()> {
-    rustix::io::write(gate, &[BUILT]).map(drop).map_err(|errno| Error::os("report to the parent", errno))
+/// The terminal that the descriptors beside a report are, if they are one.
+pub fn terminal(fds: Vec<OwnedFd>) -> Option<Terminal> {
+    let mut fds = fds.into_iter();
+    Some(Terminal { master: fds.next()?, slave: fds.next()? })
+}
+
+/// Child: says that it is built. Its terminal is the parent's from now on.
+pub(super) fn built(gate: impl AsFd, terminal: Option<Terminal>) -> Result<()> {
+    tell(gate, BUILT, terminal)
+}
+
+/// Child that joins: hands over its terminal.
+pub(super) fn opened(gate: impl AsFd, terminal: Terminal) -> Result<()> {
+    tell(gate, TERMINAL, Some(terminal))
+}
+
+fn tell(gate: impl AsFd, what: u8, terminal: Option<Terminal>) -> Result<()> {
+    let fds: Vec<_> =
+        terminal.iter().flat_map(|terminal| [terminal.master.as_fd(), terminal.slave.as_fd()]).collect();
+    pass::send(gate, &[what], &fds).map(drop).map_err(|errno| Error::os("report to the parent", errno))
 }
 
 /// Child: waits until it is released over `gate`. False where nobody is left who could.

@@ -13,37 +13,40 @@ use rustix::process::{WaitOptions, WaitStatus};
 
 use super::child::execute;
 use super::credentials::{self, ProcessPlan};
-use super::gate;
+use super::{gate, terminal};
 use crate::error::Error;
 use crate::sys::{Clone3, clone, fd, signal};
 
-struct Command<'a> {
-    process: &'a ProcessPlan,
-    file: &'a CString,
-    proc: Option<&'a OwnedFd>,
-    gate: BorrowedFd<'a>,
+/// The command that the minimal init starts.
+pub(super) struct Command<'a> {
+    pub(super) process: &'a ProcessPlan,
+    pub(super) file: &'a CString,
+    /// Where labels are written, where there are some.
+    pub(super) proc: Option<&'a OwnedFd>,
+    /// Where what comes of `execve` is told.
+    pub(super) gate: BorrowedFd<'a>,
+    /// Its standard input is a terminal, which it shall control: PID 1 does not.
+    pub(super) terminal: bool,
 }
 
 /// Starts the command and stays as its init. What comes of `execve` is told by the command's own
 /// process over `gate`. Comes back only if there is no process.
-pub(super) fn run(
-    process: &ProcessPlan,
-    file: &CString,
-    proc: Option<&OwnedFd>,
-    gate: BorrowedFd<'_>,
-    ending: BorrowedFd<'_>,
-) -> Error {
-    let command = Command { process, file, proc, gate };
+pub(super) fn run(command: &Command<'_>, ending: BorrowedFd<'_>) -> Error {
     let stdio = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
-    let keep: Vec<_> = stdio.into_iter().chain([command.gate]).chain(proc.map(AsFd::as_fd)).collect();
-    match (Clone3 { namespaces: 0, cgroup: None, keep: &keep }).spawn(&command, main) {
-        Ok(command) => supervise(process, command.pid, ending),
-        Err(error) => Error::io("start", file.to_string_lossy().as_ref(), &error),
+    let proc = command.proc.map(AsFd::as_fd);
+    let keep: Vec<_> = stdio.into_iter().chain([command.gate]).chain(proc).collect();
+    match (Clone3 { namespaces: 0, cgroup: None, keep: &keep }).spawn(command, main) {
+        Ok(child) => supervise(command.process, child.pid, ending),
+        Err(error) => Error::io("start", command.file.to_string_lossy().as_ref(), &error),
     }
 }
 
 fn main(command: &Command<'_>) -> ! {
-    let error = match credentials::new_session() {
+    let ready = credentials::new_session().and_then(|()| match command.terminal {
+        true => terminal::control(),
+        false => Ok(()),
+    });
+    let error = match ready {
         Ok(()) => execute(command.process, command.file, command.proc),
         Err(error) => error,
     };

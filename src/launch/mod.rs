@@ -34,26 +34,51 @@ mod root;
 mod rootfs;
 mod seccomp;
 mod sources;
+mod terminal;
 #[cfg(test)]
 mod tests;
 mod userns;
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use oci_spec::runtime::Spec;
+
+use crate::spec::terminal::WindowSize;
 
 pub use child::create;
 pub use exec::{ExecPlan, Execed, Process, exec, plan_exec};
 pub use gate::Gate;
 pub use plan::{Plan, plan};
+pub use terminal::Terminal;
 
 /// What becomes a process's descriptors 0, 1 and 2.
 #[derive(Debug)]
-pub struct Stdio {
-    /// Descriptor 0.
-    pub stdin: OwnedFd,
-    /// Descriptor 1.
-    pub stdout: OwnedFd,
-    /// Descriptor 2.
-    pub stderr: OwnedFd,
+pub enum Stdio {
+    /// These descriptors, in this order.
+    Files([OwnedFd; 3]),
+    /// A terminal of its own, made in the container: [`Terminal`] comes back.
+    Terminal {
+        /// The size it has from the beginning.
+        size: Option<WindowSize>,
+    },
+}
+
+impl Stdio {
+    /// The terminal that `spec` asks for, where it does (`process.terminal`).
+    pub fn terminal_of(spec: &Spec) -> Option<Self> {
+        let process = spec.process().as_ref().filter(|process| process.terminal().unwrap_or(false))?;
+        Some(Self::Terminal { size: WindowSize::of(process) })
+    }
+
+    /// The descriptors that a child must keep for it.
+    fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        match self {
+            Self::Files(files) => files.as_slice(),
+            Self::Terminal { .. } => &[],
+        }
+        .iter()
+        .map(AsFd::as_fd)
+    }
 }
 
 /// The init of a container: built, and waiting just before `execve`.
@@ -69,4 +94,6 @@ pub struct Init {
     /// With `--init`: four bytes, little-endian, the wait status of the command, written before
     /// PID 1 ends. PID 1 cannot die of the command's signal itself.
     pub ending: Option<OwnedFd>,
+    /// The terminal, where there is one.
+    pub terminal: Option<Terminal>,
 }

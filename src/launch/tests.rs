@@ -137,7 +137,7 @@ use crate::error::Result;
 fn stdio() -> (OwnedFd, Stdio) {
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
     let stderr = write.try_clone().unwrap();
-    (read, Stdio { stdin: File::open("/dev/null").unwrap().into(), stdout: write, stderr })
+    (read, Stdio::Files([File::open("/dev/null").unwrap().into(), write, stderr]))
 }
 
 fn start(init: &Init) -> Result<()> {

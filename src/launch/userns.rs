@@ -181,7 +181,7 @@ fn from_outside(pid: i32, process: &ProcessPlan) {
 /// on to the user that the process will be.
 pub(super) fn give_pipes(maps: &Maps, stdio: &Stdio) -> Result<()> {
     let (uid, gid) = maps.root();
-    for fd in [&stdio.stdin, &stdio.stdout, &stdio.stderr] {
+    for fd in stdio.fds() {
         if credentials::is_pipe(fd)? {
             rustix::fs::fchown(fd, uid, gid)
                 .map_err(|errno| Error::os("give standard output to the container's user", errno))?;

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 /// The longest body, in bytes: nobody's length makes podrun allocate more.
 pub const MAX_BODY: usize = 1 << 20;
 /// The most file descriptors beside one frame.
-pub const MAX_FDS: usize = 4;
+pub use crate::sys::pass::MAX_FDS;
 const HEADER: usize = 4;
 
 /// Appends `message` to `buffer` as one frame.

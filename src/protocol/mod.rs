@@ -130,6 +130,9 @@ pub enum Request {
         /// Whether the container's stdin ends when this connection does.
         once: bool,
     },
+    /// The master of the container's terminal, for its input and its size; its output is the
+    /// log's. Answered by [`Reply::Terminal`] with the descriptor beside it.
+    Terminal,
     /// Answered by [`Reply::Log`] as soon as the log has grown beyond `seen`, or has ended.
     Follow {
         /// What the client has read.
@@ -203,6 +206,8 @@ pub enum Reply {
     ExecEnded(Ending),
     /// The writing end of stdin is beside this frame.
     Stdin,
+    /// The master of the terminal is beside this frame.
+    Terminal,
     /// How far the log has come.
     Log {
         /// The position of its end.

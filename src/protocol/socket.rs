@@ -1,35 +1,20 @@
 //! Bytes and descriptors through a unix socket: one system call each, for blocking and
 //! nonblocking sockets alike. Descriptors arrive close-on-exec.
 
-use std::io::{IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use bytes::{BufMut, BytesMut};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, recvmsg, sendmsg,
-};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use super::frame::MAX_FDS;
 use crate::error::{Error, Result};
+use crate::sys::pass;
+pub use crate::sys::pass::send;
 
 /// How much one receive asks for.
 const CHUNK: usize = 4096;
-
-/// Sends the front of `bytes`, with `fds` beside it; returns how many bytes went. The caller
-/// sends the rest, then without descriptors.
-pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> rustix::io::Result<usize> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
-        return Err(Errno::MSGSIZE);
-    }
-    sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)
-}
 
 /// Receives what is there: bytes to the end of `buffer`, descriptors to the end of `fds`. Zero bytes
 /// means that the other side closed.
@@ -38,18 +23,10 @@ pub fn receive(
     buffer: &mut BytesMut,
     fds: &mut Vec<OwnedFd>,
 ) -> rustix::io::Result<usize> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut chunk = [0; CHUNK];
-    let received =
-        recvmsg(socket, &mut [IoSliceMut::new(&mut chunk)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
-    buffer.put_slice(&chunk[..received.bytes]);
-    for message in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(passed) = message {
-            fds.extend(passed);
-        }
-    }
-    Ok(received.bytes)
+    let received = pass::receive(socket, &mut chunk, fds)?;
+    buffer.put_slice(&chunk[..received]);
+    Ok(received)
 }
 
 /// A socket address for `path`, however long it is: `sockaddr_un` holds 108 bytes, so the

@@ -4,6 +4,7 @@ use std::path::{Component, Path, PathBuf};
 
 use jiff::Timestamp;
 
+use super::console::Console;
 use super::listen;
 use crate::cgroup::{self, Cgroup};
 use crate::error::{Error, Result};
@@ -19,9 +20,16 @@ use crate::state::{Mode, ProcessRef, STATE_VERSION, State, Status};
 
 /// Creates container `id` from the OCI bundle at `bundle`. Its init is built, waits for [`start`],
 /// and is the child of whoever adopts the orphans of this process.
-pub fn create(roots: &Roots, id: &ContainerId, bundle: &Path, pid_file: Option<&Path>) -> Result<()> {
+pub fn create(
+    roots: &Roots,
+    id: &ContainerId,
+    bundle: &Path,
+    pid_file: Option<&Path>,
+    console_socket: Option<&Path>,
+) -> Result<()> {
     let bundle = std::path::absolute(bundle).map_err(|error| Error::io("resolve", bundle, &error))?;
     let spec = read_config(&bundle)?;
+    let console = Console::of(&spec, console_socket)?;
     let cgroup_path = cgroup_path(roots, id, &spec)?;
     // Whoever is in it is a stranger, and would be killed with the container.
     if Cgroup::open(&cgroup_path)?.is_some() {
@@ -64,7 +72,7 @@ pub fn create(roots: &Roots, id: &ContainerId, bundle: &Path, pid_file: Option<&
         other => other?,
     };
     let cgroup_path = state.cgroup_path.clone();
-    match build(&paths, &spec, state, pid_file) {
+    match build(&paths, &spec, state, pid_file, console) {
         Ok(()) => Ok(()),
         Err(error) => {
             undo(roots, id, &cgroup_path, lock);
@@ -83,12 +91,25 @@ fn undo(roots: &Roots, id: &ContainerId, cgroup_path: &Path, lock: Lock) {
     let _ = lock.remove(&roots.container(id).lock);
 }
 
-fn build(paths: &ContainerPaths, spec: &Spec, mut state: State, pid_file: Option<&Path>) -> Result<()> {
+fn build(
+    paths: &ContainerPaths,
+    spec: &Spec,
+    mut state: State,
+    pid_file: Option<&Path>,
+    console: Option<Console>,
+) -> Result<()> {
     let plan = launch::plan(spec, &Settings::of(spec)?, paths, &state.bundle)?;
     store::make_dir(&paths.run_dir)?;
     let gate = Gate::Listen(listen(paths)?);
     let cgroup = Cgroup::create(&state.cgroup_path)?;
-    let init = launch::create(plan, &cgroup, inherited_stdio()?, gate)?;
+    let stdio = match Stdio::terminal_of(spec) {
+        Some(terminal) => terminal,
+        None => inherited_stdio()?,
+    };
+    let init = launch::create(plan, &cgroup, stdio, gate)?;
+    if let (Some(console), Some(terminal)) = (console, &init.terminal) {
+        console.send(&terminal.master)?;
+    }
     state.init = ProcessRef::of(init.pid);
     state.status = Status::Created;
     store::write_state(paths, &state, Durability::Atomic)?;
@@ -137,9 +158,9 @@ fn inherited_stdio() -> Result<Stdio> {
     let copy = |fd: std::os::fd::BorrowedFd<'_>| {
         fd.try_clone_to_owned().map_err(|error| Error::io("duplicate", "standard input and output", &error))
     };
-    Ok(Stdio {
-        stdin: copy(rustix::stdio::stdin())?,
-        stdout: copy(rustix::stdio::stdout())?,
-        stderr: copy(rustix::stdio::stderr())?,
-    })
+    Ok(Stdio::Files([
+        copy(rustix::stdio::stdin())?,
+        copy(rustix::stdio::stdout())?,
+        copy(rustix::stdio::stderr())?,
+    ]))
 }

@@ -10,6 +10,7 @@
 //! Each command takes the container's lock while it changes something; between two commands
 //! nobody holds it.
 
+pub mod console;
 mod create;
 
 use std::fs::File;

@@ -12,6 +12,7 @@ use crate::spec::logging::Logging;
 use crate::spec::options::{Network, Options};
 use crate::spec::rootfiles::{self, RootFile};
 use crate::spec::settings::{Seccomp, Settings};
+use crate::spec::terminal::WindowSize;
 use crate::spec::volume::tmpfs;
 use crate::spec::walls::{Profile, Share, Walls};
 use crate::spec::{defaults, device, env, idmap, profile, signal, validate};
@@ -217,12 +218,16 @@ fn adapt(mounts: &mut [Mount], walls: &Walls) {
 
 fn process(options: &Options, hostname: &str) -> Result<Process> {
     let mut env = vec![defaults::PATH.to_owned(), format!("HOSTNAME={hostname}")];
+    if options.terminal {
+        env.push(defaults::TERM.to_owned());
+    }
     for entry in &options.env {
         env::put(&mut env, entry.clone());
     }
     let mut process = Process::default();
     process
-        .set_terminal(Some(false))
+        .set_terminal(Some(options.terminal))
+        .set_console_size(options.window.map(WindowSize::console_size))
         .set_user(user(options.user.as_deref())?)
         .set_args(Some(options.args.clone()))
         .set_env(Some(env))

@@ -21,6 +21,7 @@ mod profile;
 pub mod rootfiles;
 pub mod settings;
 pub mod signal;
+pub mod terminal;
 mod unsupported;
 pub mod validate;
 pub mod volume;

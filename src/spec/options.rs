@@ -8,6 +8,7 @@ use oci_spec::runtime::LinuxIdMapping;
 use crate::error::{Error, Result};
 use crate::spec::idmap;
 use crate::spec::settings::STOP_TIMEOUT;
+use crate::spec::terminal::WindowSize;
 use crate::spec::walls::Walls;
 
 /// Everything that makes a supervised container.
@@ -49,6 +50,10 @@ pub struct Options {
     pub stop_timeout: u64,
     /// Stdin stays open.
     pub interactive: bool,
+    /// Stdio is a terminal.
+    pub terminal: bool,
+    /// The size that terminal has from the beginning.
+    pub window: Option<WindowSize>,
     /// Deleted once it has ended.
     pub rm: bool,
     /// Where the output goes; see [`Logging::parse`](crate::spec::logging::Logging::parse).
@@ -84,6 +89,8 @@ impl Options {
             stop_signal: None,
             stop_timeout: STOP_TIMEOUT,
             interactive: false,
+            terminal: false,
+            window: None,
             rm: false,
             log_drivers: Vec::new(),
             log_options: Vec::new(),

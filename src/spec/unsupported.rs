@@ -28,9 +28,8 @@ pub(super) fn refuse(spec: &Spec) -> Result<()> {
     }
 }
 
-fn process(process: &Process) -> [(&'static str, bool); 4] {
+fn process(process: &Process) -> [(&'static str, bool); 3] {
     [
-        ("process.terminal", process.terminal().unwrap_or(false)),
         ("process.ioPriority", process.io_priority().is_some()),
         ("process.scheduler", process.scheduler().is_some()),
         ("process.execCPUAffinity", process.exec_cpu_affinity().is_some()),
@@ -76,8 +75,8 @@ mod tests {
     fn what_is_not_done_is_refused_by_name() {
         let process = r#""args":["a"],"cwd":"/","user":{"uid":0,"gid":0}"#;
         let config = |more: &str| format!(r#"{{"ociVersion":"1.0.2",{more}}}"#);
-        let terminal = config(&format!(r#""process":{{{process},"terminal":true}}"#));
-        assert!(refused(&terminal).contains("process.terminal"));
+        let label = config(&format!(r#""process":{{{process},"selinuxLabel":"a"}}"#));
+        assert!(refused(&label).contains("process.selinuxLabel"));
         let limits = config(r#""linux":{"resources":{"pids":{"limit":5}}}"#);
         assert!(refused(&limits).contains("linux.resources.pids"));
         let hooks = config(r#""hooks":{"poststop":[{"path":"/bin/true"}]}"#);

@@ -8,6 +8,7 @@ pub mod fd;
 pub mod map;
 pub mod memory;
 pub mod mount;
+pub mod pass;
 pub mod process;
 pub mod program;
 pub mod seccomp;

@@ -23,6 +23,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use crate::keep::Keep;
 use crate::machine::Memory;
 use crate::owned::{Facts, Owned};
+use crate::streams::Streams;
 
 /// Everything of the container of `state` that can be had again.
 pub(crate) fn adopt(
@@ -58,7 +59,9 @@ pub(crate) fn adopt(
     state.adoptions += 1;
     let listener = socket::listen(&paths.socket())?;
     let facts = Facts { roots, state, memory: Memory::default(), kill_at: None };
-    Ok(Owned { facts, lock, listener, pidfd, stdout, stderr, gate: None, ending, stdin: None })
+    // The master of a terminal is nobody's any more: the kernel has hung up on the container.
+    let streams = Streams::Pipes { stdout, stderr, stdin: None };
+    Ok(Owned { facts, lock, listener, pidfd, streams, gate: None, ending })
 }
 
 /// The reading end of `pipe`, if a process of `pids` has it.

@@ -16,7 +16,7 @@ use bytes::BytesMut;
 use jiff::Timestamp;
 use podrun::cgroup::{self, Cgroup};
 use podrun::error::{Error, Result};
-use podrun::launch::{self, Gate, Stdio};
+use podrun::launch::{self, Gate};
 use podrun::paths::{ContainerId, ContainerPaths, Roots};
 use podrun::protocol::{Hello, Reply, Request, frame, socket};
 use podrun::spec::settings::Settings;
@@ -33,6 +33,7 @@ use crate::keep::{Keep, SLOTS};
 use crate::keeper::Predecessor;
 use crate::machine::Memory;
 use crate::owned::{Facts, Owned};
+use crate::streams::Streams;
 
 /// How much a pipe of the container holds.
 const PIPE_SIZE: usize = 1 << 20;
@@ -200,26 +201,28 @@ impl Attempt<'_> {
         let cgroup = Cgroup::create(&state.cgroup_path)?;
         crate::log::create_files(&settings.logging, &self.paths)?;
         let plan = launch::plan(&spec, &settings, &self.paths, &self.paths.dir)?;
-        let pipes = Pipes::new(settings.interactive)?;
-        let init = launch::create(plan, &cgroup, pipes.stdio, Gate::Socketpair)?;
+        let (stdio, pipes) = match launch::Stdio::terminal_of(&spec) {
+            Some(terminal) => (terminal, None),
+            None => pipes(settings.interactive).map(|(stdio, pipes)| (stdio, Some(pipes)))?,
+        };
+        let init = launch::create(plan, &cgroup, stdio, Gate::Socketpair)?;
+        let streams = init.terminal.map(Streams::Terminal).or(pipes);
+        let streams =
+            streams.ok_or_else(|| Error::failed("create", "the container's terminal is missing"))?;
         state.init = ProcessRef::of(init.pid);
+        let (stdout, stderr) = match &streams {
+            Streams::Pipes { stdout, stderr, .. } => (Some(stdout), Some(stderr)),
+            Streams::Terminal(_) => (None, None),
+        };
         state.pipes = PipeRefs {
-            stdout: file_ref(Some(&pipes.stdout)),
-            stderr: file_ref(Some(&pipes.stderr)),
+            stdout: file_ref(stdout),
+            stderr: file_ref(stderr),
             ending: file_ref(init.ending.as_ref()),
         };
         state.status = Status::Created;
         store::write_state(&self.paths, &state, Durability::Atomic)?;
-        let built = Built {
-            state,
-            listener,
-            pidfd: init.pidfd,
-            stdout: pipes.stdout,
-            stderr: pipes.stderr,
-            gate: init.gate,
-            ending: init.ending,
-            stdin: pipes.stdin,
-        };
+        let built =
+            Built { state, listener, pidfd: init.pidfd, streams, gate: init.gate, ending: init.ending };
         Ok((built, spec))
     }
 
@@ -284,11 +287,9 @@ struct Built {
     state: State,
     listener: OwnedFd,
     pidfd: OwnedFd,
-    stdout: OwnedFd,
-    stderr: OwnedFd,
+    streams: Streams,
     gate: Option<OwnedFd>,
     ending: Option<OwnedFd>,
-    stdin: Option<OwnedFd>,
 }
 
 impl Built {
@@ -298,40 +299,28 @@ impl Built {
             lock,
             listener: self.listener,
             pidfd: self.pidfd,
-            stdout: self.stdout,
-            stderr: self.stderr,
+            streams: self.streams,
             gate: self.gate,
             ending: self.ending,
-            stdin: self.stdin,
         }
     }
 }
 
-/// The container's stdio: its own ends, and the shim's.
-#[derive(Debug)]
-struct Pipes {
-    stdio: Stdio,
-    stdout: OwnedFd,
-    stderr: OwnedFd,
-    stdin: Option<OwnedFd>,
-}
-
-impl Pipes {
-    fn new(interactive: bool) -> Result<Self> {
-        let (stdin, writer) = if interactive {
-            let (reader, writer) = pipe()?;
-            (reader, Some(writer))
-        } else {
-            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-            let null = rustix::fs::open("/dev/null", flags, Mode::empty())
-                .map_err(|errno| Error::at("open", "/dev/null", errno))?;
-            (null, None)
-        };
-        let (stdout, stdout_writer) = output()?;
-        let (stderr, stderr_writer) = output()?;
-        let stdio = Stdio { stdin, stdout: stdout_writer, stderr: stderr_writer };
-        Ok(Self { stdio, stdout, stderr, stdin: writer })
-    }
+/// The container's stdio by pipes: its own ends, and the shim's.
+fn pipes(interactive: bool) -> Result<(launch::Stdio, Streams)> {
+    let (stdin, writer) = if interactive {
+        let (reader, writer) = pipe()?;
+        (reader, Some(writer))
+    } else {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let null = rustix::fs::open("/dev/null", flags, Mode::empty())
+            .map_err(|errno| Error::at("open", "/dev/null", errno))?;
+        (null, None)
+    };
+    let (stdout, stdout_writer) = output()?;
+    let (stderr, stderr_writer) = output()?;
+    let stdio = launch::Stdio::Files([stdin, stdout_writer, stderr_writer]);
+    Ok((stdio, Streams::Pipes { stdout, stderr, stdin: writer }))
 }
 
 fn file_ref(fd: Option<&OwnedFd>) -> Option<FileRef> {

@@ -23,7 +23,6 @@ use nix::libc::SIGKILL;
 use podrun::cgroup::Cgroup;
 use podrun::error::{Error, Result};
 use podrun::launch::{self, Stdio};
-use podrun::log::line::Stream;
 use podrun::paths::ContainerPaths;
 use podrun::protocol::{Exec, Reply, Request};
 use podrun::spec::Spec;
@@ -67,10 +66,10 @@ pub(crate) async fn run(
     let settings = Settings::of(spec)?;
     let paths = owned.paths();
     let cgroup = Cgroup::open(&owned.facts.state.cgroup_path)?;
-    let sources = vec![(Stream::Stdout, owned.stdout), (Stream::Stderr, owned.stderr)];
+    let streams = owned.streams.split()?;
     let known = Known::default();
     known.add(owned.facts.state.init.map_or(0, |init| init.pid));
-    let (pump, log) = Pump::new(&paths, &settings.logging, sources, &known)?;
+    let (pump, log) = Pump::new(&paths, &settings.logging, streams.sources, &known)?;
     let (drain, drain_order) = oneshot::channel();
     let pump = tokio::task::spawn_local(pump.run(drain_order));
 
@@ -82,7 +81,8 @@ pub(crate) async fn run(
         exits,
         commands,
         log,
-        stdin: owned.stdin.into(),
+        stdin: streams.stdin.into(),
+        terminal: streams.terminal,
         ledger: Default::default(),
         tickets: Default::default(),
         guests: Default::default(),
@@ -427,17 +427,14 @@ impl Driver<'_> {
     }
 
     fn exec(&mut self, ticket: Ticket) {
-        let Some((exec, [stdin, stdout, stderr], witness)) = self.execs.remove(&ticket) else { return };
+        let Some((exec, fds, witness)) = self.execs.remove(&ticket) else { return };
         let Some(cgroup) = &self.cgroup else {
             let error = Error::failed(format!("container {}", self.state.id), "has no cgroup");
             return self.answer(ticket, Reply::Refused(error));
         };
         let process = launch::Process { args: exec.args, env: exec.env, cwd: exec.cwd, user: exec.user };
         let running = launch::plan_exec(self.spec, &process)
-            .and_then(|plan| {
-                let stdio = Stdio { stdin, stdout, stderr };
-                launch::exec(plan, self.pidfd.as_fd(), cgroup, stdio, witness)
-            })
+            .and_then(|plan| launch::exec(plan, self.pidfd.as_fd(), cgroup, Stdio::Files(fds), witness))
             .and_then(|execed| exec::watch(execed, &self.shared.ledger, &self.known));
         match running {
             Ok(running) => {

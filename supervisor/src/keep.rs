@@ -51,6 +51,10 @@ pub(crate) enum Slot {
     Gate,
     /// Where a minimal init tells how the command ended.
     Ending,
+    /// The master of the container's terminal.
+    Master,
+    /// Its slave.
+    Slave,
 }
 
 impl Slot {

@@ -44,6 +44,7 @@ mod owned;
 mod record;
 mod server;
 mod signals;
+mod streams;
 mod sync;
 
 use bootstrap::Creator;

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::keep::{Keep, SLOTS, Slot};
 use crate::machine::Memory;
+use crate::streams::Streams;
 
 /// What a shim knows of its container beyond `spec.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,16 +51,12 @@ pub(crate) struct Owned {
     pub(crate) listener: OwnedFd,
     /// Init.
     pub(crate) pidfd: OwnedFd,
-    /// The reading end of the container's stdout.
-    pub(crate) stdout: OwnedFd,
-    /// The reading end of the container's stderr.
-    pub(crate) stderr: OwnedFd,
+    /// The container's output and input.
+    pub(crate) streams: Streams,
     /// The gate at which init waits; absent once it was opened.
     pub(crate) gate: Option<OwnedFd>,
     /// Where a minimal init tells how the command ended (`--init`).
     pub(crate) ending: Option<OwnedFd>,
-    /// The writing end of the container's stdin (`-i`).
-    pub(crate) stdin: Option<OwnedFd>,
 }
 
 impl Owned {
@@ -70,16 +67,12 @@ impl Owned {
 
     /// Has the keeper hold all of it for the next shim.
     pub(crate) fn hand_over(&self, keep: &Keep) -> Result<()> {
-        let always = [
-            (Slot::Lock, &self.lock),
-            (Slot::Listener, &self.listener),
-            (Slot::Init, &self.pidfd),
-            (Slot::Stdout, &self.stdout),
-            (Slot::Stderr, &self.stderr),
-        ];
-        let some = [(Slot::Gate, &self.gate), (Slot::Ending, &self.ending), (Slot::Stdin, &self.stdin)];
+        let always = [(Slot::Lock, &self.lock), (Slot::Listener, &self.listener), (Slot::Init, &self.pidfd)];
+        let some = [(Slot::Gate, &self.gate), (Slot::Ending, &self.ending)];
         let some = some.into_iter().filter_map(|(slot, fd)| Some((slot, fd.as_ref()?)));
-        let fds: Vec<_> = always.into_iter().chain(some).map(|(slot, fd)| (slot, fd.as_fd())).collect();
+        let streams = self.streams.slots();
+        let fds = always.into_iter().chain(some).chain(streams);
+        let fds: Vec<_> = fds.map(|(slot, fd)| (slot, fd.as_fd())).collect();
         self.facts.hand_over(keep, &fds)
     }
 
@@ -102,11 +95,9 @@ impl Owned {
             lock: take(Slot::Lock).ok_or_else(missing(Slot::Lock))?,
             listener: take(Slot::Listener).ok_or_else(missing(Slot::Listener))?,
             pidfd: take(Slot::Init).ok_or_else(missing(Slot::Init))?,
-            stdout: take(Slot::Stdout).ok_or_else(missing(Slot::Stdout))?,
-            stderr: take(Slot::Stderr).ok_or_else(missing(Slot::Stderr))?,
+            streams: Streams::from_slots(&mut take).ok_or_else(missing(Slot::Stdout))?,
             gate: take(Slot::Gate),
             ending: take(Slot::Ending),
-            stdin: take(Slot::Stdin),
         })
     }
 }
@@ -114,6 +105,7 @@ impl Owned {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use podrun::launch::Terminal;
     use podrun::state::{Mode, STATE_VERSION, Status};
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
@@ -121,8 +113,7 @@ mod tests {
         std::fs::File::open("/dev/null").unwrap().into()
     }
 
-    #[test]
-    fn what_a_shim_holds_survives_in_its_keeper() {
+    fn kept(streams: Streams) -> Streams {
         let state = State {
             version: STATE_VERSION,
             id: "c".parse().unwrap(),
@@ -153,11 +144,9 @@ mod tests {
             lock: fd(),
             listener: fd(),
             pidfd: fd(),
-            stdout: fd(),
-            stderr: fd(),
+            streams,
             gate: None,
             ending: None,
-            stdin: Some(fd()),
         };
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
@@ -167,7 +156,16 @@ mod tests {
         crate::keep::Packet::receive(&ours, &mut slots).unwrap().unwrap();
         let owned = Owned::from_slots(slots).unwrap();
         assert_eq!(owned.facts, facts);
-        assert!(owned.stdin.is_some() && owned.gate.is_none());
+        assert!(owned.gate.is_none());
         assert!(Owned::from_slots([const { None }; SLOTS]).is_err());
+        owned.streams
+    }
+
+    #[test]
+    fn what_a_shim_holds_survives_in_its_keeper() {
+        let pipes = Streams::Pipes { stdout: fd(), stderr: fd(), stdin: Some(fd()) };
+        assert!(matches!(kept(pipes), Streams::Pipes { stdin: Some(_), .. }));
+        let terminal = Streams::Terminal(Terminal { master: fd(), slave: fd() });
+        assert!(matches!(kept(terminal), Streams::Terminal(_)));
     }
 }

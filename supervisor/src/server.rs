@@ -4,7 +4,7 @@
 //! ```text
 //!  client ──frames──▶ serve ──Command──▶ driver
 //!         ◀─frames─── serve ◀──Answer─── driver
-//!                       └── Follow and Stdin need no decision and are answered here
+//!                       └── Follow, Stdin and Terminal need no decision and are answered here
 //! ```
 //!
 //! A client is a task of its own: silent, slow, hostile or dead, it delays nobody else.
@@ -15,6 +15,7 @@ use std::rc::Rc;
 
 use bytes::BytesMut;
 use podrun::error::{Error, Result};
+use podrun::launch::Terminal;
 use podrun::protocol::{Exec, LogPosition, Reply, Request};
 use podrun::state::ProcessRef;
 use tokio::net::{UnixListener, UnixStream};
@@ -77,6 +78,8 @@ pub(crate) struct Shared {
     pub(crate) log: Follow,
     /// The writing end of the container's stdin, until it was closed.
     pub(crate) stdin: RefCell<Option<OwnedFd>>,
+    /// The container's terminal.
+    pub(crate) terminal: Option<Terminal>,
     /// Who is still owed something.
     pub(crate) ledger: Ledger,
     /// The next ticket.
@@ -180,6 +183,7 @@ impl Client {
             match request {
                 Request::Follow { seen } => self.follow(seen).await?,
                 Request::Stdin { once } => self.stdin(once).await?,
+                Request::Terminal => self.terminal().await?,
                 Request::Exec(exec) => {
                     let fds = self.connection.take_fds::<3>()?;
                     let witness = match exec.witnessed {
@@ -270,6 +274,17 @@ impl Client {
             None => {
                 let error = Error::failed("the container's stdin", "is not open")
                     .hint("create the container with `-i`");
+                self.connection.send(&Reply::Refused(error), &[]).await
+            }
+        }
+    }
+
+    async fn terminal(&mut self) -> Result<()> {
+        match &self.shared.terminal {
+            Some(terminal) => self.connection.send(&Reply::Terminal, &[terminal.master.as_fd()]).await,
+            None => {
+                let error = Error::failed("the container's terminal", "it has none")
+                    .hint("create the container with `-t`");
                 self.connection.send(&Reply::Refused(error), &[]).await
             }
         }

@@ -26,6 +26,7 @@ mod races;
 mod seccomp;
 mod signals;
 mod survive;
+mod terminal;
 mod userns;
 mod wait;
 mod walls;

@@ -4,14 +4,19 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use podrun::error::{Error, Result};
 use podrun::log::line::Stream;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, SpliceFlags};
+use rustix::termios::isatty;
 
 use super::journal::{BATCH, Journal, Phase};
 
 /// What a terminal's first byte is taken not to be: nothing looks at it before it is read, and no text
 /// in UTF-8 contains this.
 const NO_TEXT: u8 = 0xff;
+
+/// More than a pty ever holds: the kernel stops a writer at 64 KiB (`TTYB_DEFAULT_MEM_LIMIT`).
+const TERMINAL_HOLDS: usize = 256 << 10;
 
 /// One source, as its writer sees it.
 #[derive(Debug)]
@@ -35,6 +40,14 @@ impl Source<'_> {
     pub(super) fn hung_up(&mut self) {
         if self.waiting() == 0 {
             self.fd = None;
+        }
+    }
+
+    /// No more than so many bytes were written to it by now.
+    pub(super) fn owed(&self) -> usize {
+        match self.fd {
+            Some(fd) if isatty(fd) => TERMINAL_HOLDS,
+            _ => self.waiting(),
         }
     }
 
@@ -93,9 +106,20 @@ impl Source<'_> {
     }
 }
 
-/// How many bytes wait in `fd`.
+/// How many bytes wait in `fd`; of a terminal, how many of them can be had at once.
 pub(super) fn waiting(fd: BorrowedFd<'_>) -> usize {
-    rustix::io::ioctl_fionread(fd).ok().and_then(|waiting| waiting.try_into().ok()).unwrap_or(0)
+    let count =
+        || rustix::io::ioctl_fionread(fd).ok().and_then(|waiting| waiting.try_into().ok()).unwrap_or(0);
+    match count() {
+        // The kernel passes a terminal's output on some time later, or at once to who polls.
+        0 if is_ready(fd) => count(),
+        waiting => waiting,
+    }
+}
+
+fn is_ready(fd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
 }
 
 /// A pipe of one's own, to look at what another holds without taking it.

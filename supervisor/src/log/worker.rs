@@ -281,7 +281,7 @@ impl<'a> Worker<'a> {
     /// Logs what is in the sources now, and no more, so that a process that still writes cannot hold up
     /// the end. Whether all of it is in the log.
     fn drain(&mut self) -> Result<bool> {
-        let mut left: Vec<usize> = self.sources.iter().map(Source::waiting).collect();
+        let mut left: Vec<usize> = self.sources.iter().map(Source::owed).collect();
         let mut complete = true;
         while left.iter().any(|left| *left > 0) {
             for (index, left) in left.iter_mut().enumerate().filter(|(_, left)| **left > 0) {

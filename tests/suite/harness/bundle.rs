@@ -21,6 +21,9 @@ use serde_json::{Value, json};
 
 use super::{Cmd, Output, PODRUN, Podrun, Running};
 
+/// In a bundle's directory, the socket on which its scenario waits for the terminal.
+pub(crate) const CONSOLE: &str = "console.sock";
+
 /// A minimal OCI configuration that engines, crun and runc accept: five namespaces, the usual
 /// mounts, no capabilities beyond the usual ones, the network shared.
 pub(crate) fn config(rootfs: &str, argv: &[&str]) -> Value {
@@ -139,6 +142,7 @@ fn engine() {
     rustix::process::set_child_subreaper(Pid::from_raw(1)).expect("become a subreaper");
     let created = Command::new(PODRUN)
         .args(["create", "--bundle", ".", "--pid-file", "pid", &id])
+        .args(Path::new(CONSOLE).exists().then_some(["--console-socket", CONSOLE]).into_iter().flatten())
         .stdin(Stdio::null())
         .stdout(fs::File::create("stdout").expect("create a file"))
         .stderr(fs::File::create("stderr").expect("create a file"))
