@@ -8,6 +8,8 @@ use podrun::spec::options::{Network, Rootfs, Userns};
 use podrun::spec::settings::STOP_TIMEOUT;
 use podrun::spec::{self, Compiled, Options, env};
 
+use super::limits::LimitArgs;
+
 /// What a supervised container is made of.
 #[derive(Debug, clap::Args)]
 #[group(id = "container")]
@@ -82,6 +84,7 @@ impl ContainerArgs {
         roots: &Roots,
         id: &ContainerId,
         rm: bool,
+        limits: LimitArgs,
     ) -> Result<(Compiled, Option<Reserved>)> {
         let missing = |what| {
             Error::usage(what, "is missing")
@@ -120,6 +123,7 @@ impl ContainerArgs {
             mounts: self.mount,
             devices: self.device,
             tmpfs: self.tmpfs,
+            limits: limits.into(),
             stop_signal: self.stop_signal,
             stop_timeout: self.stop_timeout,
             interactive: self.interactive,

@@ -8,6 +8,7 @@ use podrun::state::publish::{self, Durability};
 use podrun::{client, runtime};
 
 use super::container::ContainerArgs;
+use super::limits::LimitArgs;
 use super::{Outcome, out};
 
 /// What the command does, in a line.
@@ -22,13 +23,15 @@ pub(super) struct Args {
     #[arg(value_name = "ID")]
     id: ContainerId,
     /// Create from an OCI bundle; the caller supervises
-    #[arg(long, short, value_name = "DIR", conflicts_with = "container")]
+    #[arg(long, short, value_name = "DIR", conflicts_with_all = ["container", "limits"])]
     bundle: Option<PathBuf>,
     /// Write the pid of the container's first process here
     #[arg(long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
     #[command(flatten)]
     container: ContainerArgs,
+    #[command(flatten)]
+    limits: LimitArgs,
 }
 
 impl Args {
@@ -43,7 +46,7 @@ pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
         runtime::create(roots, &args.id, bundle, args.pid_file.as_deref())?;
         return Ok(0);
     }
-    let (compiled, reserved) = args.container.compile(roots, &args.id, false)?;
+    let (compiled, reserved) = args.container.compile(roots, &args.id, false, args.limits)?;
     let (_, pid) = client::create(roots, &args.id, &compiled.spec, &compiled.files)?;
     drop(reserved);
     publish_pid(roots, &args.id, pid, args.pid_file.as_deref())?;

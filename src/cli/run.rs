@@ -12,6 +12,7 @@ use podrun::state::ExitRecord;
 use super::container::ContainerArgs;
 use super::create::{discard, publish_pid};
 use super::follow::{Follower, OnClosedOutput};
+use super::limits::LimitArgs;
 use super::output::Output;
 use super::signals::Signals;
 use super::stdin::Stdin;
@@ -38,6 +39,8 @@ pub(super) struct Args {
     pid_file: Option<PathBuf>,
     #[command(flatten)]
     container: ContainerArgs,
+    #[command(flatten)]
+    limits: LimitArgs,
 }
 
 pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
@@ -46,7 +49,7 @@ pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
         None => made_up()?,
     };
     let interactive = args.container.interactive;
-    let (compiled, reserved) = args.container.compile(roots, &id, args.rm)?;
+    let (compiled, reserved) = args.container.compile(roots, &id, args.rm, args.limits)?;
     // From here on a signal is the container's, once it runs.
     let signals = if args.detach { None } else { Some(Signals::register()?) };
     let (mut client, pid) = client::create(roots, &id, &compiled.spec, &compiled.files)?;

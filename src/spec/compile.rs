@@ -39,7 +39,7 @@ pub fn compile(options: &Options, id: &ContainerId, paths: &ContainerPaths, host
     let settings = settings(options)?;
     let hostname = hostname(options.hostname.as_deref(), id)?;
     let files = files(options, &hostname, host);
-    let mut linux = linux(options);
+    let mut linux = linux(options)?;
     let mut mounts = mounts(options, &files, paths, host)?;
     mounts.extend(device::grant(&host.granted, options.userns.is_some(), &mut linux));
     let mut spec = Spec::default();
@@ -200,7 +200,7 @@ fn user(text: Option<&str>) -> Result<User> {
     Ok(user)
 }
 
-fn linux(options: &Options) -> Linux {
+fn linux(options: &Options) -> Result<Linux> {
     use LinuxNamespaceType::{Cgroup, Ipc, Mount, Network as Net, Pid, User, Uts};
     let new = |kind| {
         let mut namespace = LinuxNamespace::default();
@@ -224,11 +224,11 @@ fn linux(options: &Options) -> Linux {
     }
     linux
         .set_namespaces(Some(namespaces))
-        .set_resources(None)
+        .set_resources(options.limits.resources()?)
         .set_rootfs_propagation(Some("rprivate".to_owned()))
         .set_masked_paths(Some(defaults::MASKED.map(str::to_owned).into()))
         .set_readonly_paths(Some(defaults::READ_ONLY.map(str::to_owned).into()));
-    linux
+    Ok(linux)
 }
 
 #[cfg(test)]

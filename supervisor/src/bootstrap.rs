@@ -19,6 +19,7 @@ use podrun::error::{Error, Result};
 use podrun::launch::{self, Gate, Stdio};
 use podrun::paths::{ContainerId, ContainerPaths, Roots};
 use podrun::protocol::{Hello, LogPosition, Reply, Request, frame, socket};
+use podrun::spec::limits;
 use podrun::spec::settings::Settings;
 use podrun::spec::{Spec, validate};
 use podrun::state::lock::Lock;
@@ -173,7 +174,7 @@ impl Attempt<'_> {
         if !is_new {
             self.begin_again(&mut state)?;
         }
-        let cgroup = Cgroup::create(&state.cgroup_path)?;
+        let cgroup = Cgroup::create_for(&state.cgroup_path, limits::resources(&spec))?;
         let plan = launch::plan(&spec, &settings, &self.paths, &self.paths.dir)?;
         let pipes = Pipes::new(settings.interactive)?;
         let init = launch::create(plan, &cgroup, pipes.stdio, Gate::Socketpair)?;

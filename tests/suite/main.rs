@@ -14,6 +14,7 @@ mod inside;
 mod keeper;
 mod lifecycle;
 mod lifecycles;
+mod limits;
 mod logs;
 mod mounts;
 mod oci;
