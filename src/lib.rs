@@ -22,7 +22,8 @@
 //!  supervisor ─▶ this library                              (its own crate)
 //!  client ─▶ protocol, paths, state, sys       runtime ─▶ launch, protocol, state
 //!  launch ─▶ spec, sys        protocol ─▶ spec, state, sys  log ─▶ paths, error
-//!  state ─▶ paths, sys        spec, paths ─▶ error          sys ─▶ nothing
+//!  state ─▶ paths, sys        spec ─▶ cgroup, error          cgroup ─▶ paths, sys
+//!  paths ─▶ error             sys ─▶ nothing
 //! ```
 
 pub mod cgroup;

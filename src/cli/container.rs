@@ -9,6 +9,7 @@ use podrun::spec::settings::STOP_TIMEOUT;
 use podrun::spec::terminal::WindowSize;
 use podrun::spec::{self, Compiled, Options, env};
 
+use super::limits::LimitArgs;
 use super::walls::WallArgs;
 
 /// What a supervised container is made of.
@@ -92,6 +93,7 @@ impl ContainerArgs {
     pub(super) fn compile(
         self,
         walls: WallArgs,
+        limits: LimitArgs,
         roots: &Roots,
         id: &ContainerId,
         rm: bool,
@@ -133,6 +135,7 @@ impl ContainerArgs {
             mounts: self.mount,
             devices: self.device,
             tmpfs: self.tmpfs,
+            limits: limits.into(),
             stop_signal: self.stop_signal,
             stop_timeout: self.stop_timeout,
             interactive: self.interactive,

@@ -8,6 +8,7 @@ use podrun::state::publish::{self, Durability};
 use podrun::{client, runtime};
 
 use super::container::ContainerArgs;
+use super::limits::LimitArgs;
 use super::walls::WallArgs;
 use super::{Outcome, out};
 
@@ -23,7 +24,7 @@ pub(super) struct Args {
     #[arg(value_name = "ID")]
     id: ContainerId,
     /// Create from an OCI bundle; the caller supervises
-    #[arg(long, short, value_name = "DIR", conflicts_with_all = ["container", "walls"])]
+    #[arg(long, short, value_name = "DIR", conflicts_with_all = ["container", "walls", "limits"])]
     bundle: Option<PathBuf>,
     /// Write the pid of the container's first process here
     #[arg(long, value_name = "FILE")]
@@ -35,6 +36,8 @@ pub(super) struct Args {
     container: ContainerArgs,
     #[command(flatten)]
     walls: WallArgs,
+    #[command(flatten)]
+    limits: LimitArgs,
 }
 
 impl Args {
@@ -50,7 +53,7 @@ pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
         runtime::create(roots, &args.id, bundle, args.pid_file.as_deref(), console_socket)?;
         return Ok(0);
     }
-    let (compiled, reserved) = args.container.compile(args.walls, roots, &args.id, false)?;
+    let (compiled, reserved) = args.container.compile(args.walls, args.limits, roots, &args.id, false)?;
     let (_, pid) = client::create(roots, &args.id, &compiled.spec, &compiled.files)?;
     drop(reserved);
     publish_pid(roots, &args.id, pid, args.pid_file.as_deref())?;

@@ -27,6 +27,7 @@ mod follow;
 mod host;
 mod inspect;
 mod kill;
+mod limits;
 mod list;
 mod logs;
 mod out;
@@ -295,6 +296,7 @@ mod tests {
         assert!(!parse("podrun create --bundle /b e1").unwrap().launches());
         assert!(parse("podrun create --bundle /b --rootfs / e1").is_err());
         assert!(parse("podrun create --bundle /b --env A=b e1").is_err());
+        assert!(parse("podrun create --bundle /b --memory 64m e1").is_err());
         assert!(parse("podrun create e1").is_err());
         assert!(parse("podrun run -d --rootfs / -- x -t").is_ok());
         assert!(parse("podrun run -itd --rootfs / -- x").is_ok());

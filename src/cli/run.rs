@@ -13,6 +13,7 @@ use podrun::state::ExitRecord;
 use super::container::ContainerArgs;
 use super::create::{discard, publish_pid};
 use super::follow::{Follower, OnClosedOutput};
+use super::limits::LimitArgs;
 use super::logs::Readable;
 use super::output::Output;
 use super::signals::Signals;
@@ -43,6 +44,8 @@ pub(super) struct Args {
     container: ContainerArgs,
     #[command(flatten)]
     walls: WallArgs,
+    #[command(flatten)]
+    limits: LimitArgs,
 }
 
 pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
@@ -51,7 +54,7 @@ pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
         None => made_up()?,
     };
     let interactive = args.container.interactive;
-    let (compiled, reserved) = args.container.compile(args.walls, roots, &id, args.rm)?;
+    let (compiled, reserved) = args.container.compile(args.walls, args.limits, roots, &id, args.rm)?;
     // From here on a signal is the container's, once it runs.
     let signals = if args.detach { None } else { Some(Signals::register()?) };
     let (mut client, pid) = client::create(roots, &id, &compiled.spec, &compiled.files)?;

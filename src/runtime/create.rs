@@ -10,6 +10,7 @@ use crate::cgroup::{self, Cgroup};
 use crate::error::{Error, Result};
 use crate::launch::{self, Gate, Stdio};
 use crate::paths::{ContainerId, ContainerPaths, Roots};
+use crate::spec::limits;
 use crate::spec::settings::Settings;
 use crate::spec::{Spec, validate};
 use crate::state::lock::Lock;
@@ -101,7 +102,7 @@ fn build(
     let plan = launch::plan(spec, &Settings::of(spec)?, paths, &state.bundle)?;
     store::make_dir(&paths.run_dir)?;
     let gate = Gate::Listen(listen(paths)?);
-    let cgroup = Cgroup::create(&state.cgroup_path)?;
+    let cgroup = Cgroup::create_for(&state.cgroup_path, limits::resources(spec))?;
     let stdio = match Stdio::terminal_of(spec) {
         Some(terminal) => terminal,
         None => inherited_stdio()?,

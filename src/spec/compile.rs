@@ -297,7 +297,7 @@ fn linux(options: &Options, process: &Process, host: &Host) -> Result<Linux> {
     }
     linux
         .set_namespaces(Some(namespaces))
-        .set_resources(None)
+        .set_resources(options.limits.resources()?)
         .set_rootfs_propagation(Some("rprivate".to_owned()))
         .set_sysctl(walls.sysctls()?)
         .set_seccomp(seccomp.transpose()?)

@@ -14,6 +14,7 @@ pub mod device;
 pub mod env;
 pub mod host;
 pub mod idmap;
+pub mod limits;
 pub mod logging;
 pub mod mount_flag;
 pub mod options;

@@ -7,6 +7,7 @@ use oci_spec::runtime::LinuxIdMapping;
 
 use crate::error::{Error, Result};
 use crate::spec::idmap;
+use crate::spec::limits::Limits;
 use crate::spec::settings::STOP_TIMEOUT;
 use crate::spec::terminal::WindowSize;
 use crate::spec::walls::Walls;
@@ -44,6 +45,8 @@ pub struct Options {
     pub devices: Vec<String>,
     /// `DST[:opts]`.
     pub tmpfs: Vec<String>,
+    /// What it may use.
+    pub limits: Limits,
     /// What `stop` sends first; SIGTERM where absent.
     pub stop_signal: Option<String>,
     /// Seconds between that and SIGKILL.
@@ -86,6 +89,7 @@ impl Options {
             mounts: Vec::new(),
             devices: Vec::new(),
             tmpfs: Vec::new(),
+            limits: Limits::default(),
             stop_signal: None,
             stop_timeout: STOP_TIMEOUT,
             interactive: false,

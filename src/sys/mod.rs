@@ -3,6 +3,7 @@
 //!
 //! Imports nothing of podrun. Each function says which fact makes its unsafe block sound.
 
+pub mod bpf;
 pub mod clone;
 pub mod fd;
 pub mod map;

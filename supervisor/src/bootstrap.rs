@@ -19,6 +19,7 @@ use podrun::error::{Error, Result};
 use podrun::launch::{self, Gate};
 use podrun::paths::{ContainerId, ContainerPaths, Roots};
 use podrun::protocol::{Hello, Reply, Request, frame, socket};
+use podrun::spec::limits;
 use podrun::spec::settings::Settings;
 use podrun::spec::{Spec, validate};
 use podrun::state::lock::Lock;
@@ -198,7 +199,7 @@ impl Attempt<'_> {
         if !is_new {
             self.begin_again(&mut state)?;
         }
-        let cgroup = Cgroup::create(&state.cgroup_path)?;
+        let cgroup = Cgroup::create_for(&state.cgroup_path, limits::resources(&spec))?;
         crate::log::create_files(&settings.logging, &self.paths)?;
         let plan = launch::plan(&spec, &settings, &self.paths, &self.paths.dir)?;
         let (stdio, pipes) = match launch::Stdio::terminal_of(&spec) {

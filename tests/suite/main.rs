@@ -15,6 +15,7 @@ mod inside;
 mod keeper;
 mod lifecycle;
 mod lifecycles;
+mod limits;
 mod log_disk;
 mod log_drivers;
 mod log_exact;

@@ -66,6 +66,14 @@ pub(crate) fn in_guest() -> bool {
     std::env::var_os("PODRUN_TEST_GUEST").is_some()
 }
 
+/// Whether this host's cgroup v2 tree has these controllers. Where it has not, what needs them is
+/// tested in the guest.
+pub(crate) fn has_controllers<const N: usize>(names: [&str; N]) -> bool {
+    let file = leaks::cgroup2_mount().join("cgroup.controllers");
+    let text = std::fs::read_to_string(file).expect("read cgroup.controllers");
+    names.iter().all(|name| text.split_whitespace().any(|has| has == *name))
+}
+
 /// How many of `full` rounds this run makes: `PODRUN_ROUNDS` is the factor, a twentieth by default.
 pub(crate) fn rounds(full: usize) -> usize {
     let factor = std::env::var("PODRUN_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(0.05);
@@ -232,6 +240,14 @@ impl Podrun {
     #[track_caller]
     pub(crate) fn shim_pid(&self, id: &str) -> i32 {
         number(&self.state(id)["shim"]["pid"])
+    }
+
+    /// A file of a container's cgroup, without its last newline; `None` where the kernel has no such file.
+    #[track_caller]
+    pub(crate) fn cgroup_file(&self, id: &str, file: &str) -> Option<String> {
+        let state = self.state(id);
+        let path = Path::new(state["cgroupPath"].as_str().expect("a path")).join(file);
+        std::fs::read_to_string(path).ok().map(|text| text.trim_end().to_owned())
     }
 
     /// Every process of podrun itself, keepers and shims, under these roots.

@@ -5,17 +5,22 @@
 //!  <mount>/podrun/_shims     every shim, outside those limits and outside the caller's cgroup
 //! ```
 //!
+//! [`limits`] says which files hold what OCI asks for, `controllers` has them, `devices` is the
+//! one limit that is no file, `freeze` stops everything, [`usage`] reads, `remove` ends it.
+//!
 //! Nothing here starts a process: a container is *born* in its cgroup (CLONE_INTO_CGROUP), because
 //! moving one costs milliseconds and races with its first fork. All files are read and written
 //! relative to the directory's descriptor, so that a cgroup made again under the same name is
 //! never taken for this one.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use oci_spec::runtime::LinuxResources;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -23,11 +28,19 @@ use rustix::io::Errno;
 use crate::error::{Error, Result};
 use crate::paths::{ContainerId, Roots};
 
-/// How long [`remove`] waits for processes that are exiting already.
-const EXIT_GRACE: Duration = Duration::from_secs(5);
+mod controllers;
+mod devices;
+mod freeze;
+pub mod limits;
+mod remove;
+pub mod usage;
+
+pub use remove::remove;
 
 /// `CGROUP2_SUPER_MAGIC` (`statfs(2)`).
 const CGROUP2: u64 = 0x6367_7270;
+
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// One cgroup that exists, or did when it was opened.
 #[derive(Debug)]
@@ -74,14 +87,31 @@ pub struct CpuTime {
 impl Cgroup {
     /// The cgroup at `path`, made where it does not exist yet, with what is missing above it.
     pub fn create(path: &Path) -> Result<Self> {
-        std::fs::create_dir_all(path).map_err(|error| Error::io("create cgroup", path, &error))?;
+        let failed = |error: std::io::Error| Error::io("create cgroup", path, &error);
+        match (std::fs::create_dir(path), path.parent()) {
+            (Err(error), Some(above)) if error.kind() == ErrorKind::NotFound => {
+                std::fs::create_dir_all(above).map_err(failed)?;
+                controllers::count_below(above);
+                std::fs::create_dir_all(path).map_err(failed)?;
+            }
+            (Err(error), _) if error.kind() != ErrorKind::AlreadyExists => return Err(failed(error)),
+            _ => {}
+        }
         Self::open(path)?.ok_or_else(|| Error::at("open cgroup", path, Errno::NOENT))
+    }
+
+    /// The cgroup at `path`, ready for a container: with the limits of `resources`, and its devices.
+    pub fn create_for(path: &Path, resources: Option<&LinuxResources>) -> Result<Self> {
+        let settings = resources.map(limits::plan).transpose()?.unwrap_or_default();
+        let cgroup = Self::create(path)?;
+        cgroup.apply(&settings)?;
+        cgroup.restrict_devices(resources)?;
+        Ok(cgroup)
     }
 
     /// The cgroup at `path`, `None` where there is none.
     pub fn open(path: &Path) -> Result<Option<Self>> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        match rustix::fs::open(path, flags, Mode::empty()) {
+        match rustix::fs::open(path, DIRECTORY, Mode::empty()) {
             Ok(dir) => Ok(Some(Self { path: path.to_owned(), dir })),
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(Error::at("open cgroup", path, errno)),
@@ -107,7 +137,11 @@ impl Cgroup {
     }
 
     fn collect(&self, pids: &mut Vec<i32>) -> Result<()> {
-        let text = self.read("cgroup.procs")?;
+        let text = match self.read("cgroup.procs") {
+            // Of a threaded cgroup, which the container made: its processes are listed above it.
+            Err(error) if error.errno() == Some(Errno::OPNOTSUPP) => String::new(),
+            other => other?,
+        };
         // A process of a pid namespace that this process cannot see shows as 0.
         pids.extend(text.lines().filter_map(|pid| pid.parse::<i32>().ok()).filter(|pid| *pid > 0));
         for child in self.children()? {
@@ -176,27 +210,28 @@ impl Cgroup {
     fn children(&self) -> Result<Vec<Self>> {
         let failed = |errno| Error::at("read cgroup", &self.path, errno);
         let mut children = Vec::new();
-        for entry in Dir::read_from(&self.dir).map_err(failed)? {
-            let entry = match entry {
-                Err(Errno::NOENT) => break,
+        for name in names_below(self.dir.as_fd()).map_err(failed)? {
+            // By the descriptor: a path may be longer than the kernel takes.
+            let dir = match rustix::fs::openat(&self.dir, &name, DIRECTORY, Mode::empty()) {
+                Err(Errno::NOENT) => continue,
                 other => other.map_err(failed)?,
             };
-            let name = entry.file_name();
-            if entry.file_type() != FileType::Directory || name == c"." || name == c".." {
-                continue;
-            }
-            let path = self.path.join(name.to_string_lossy().as_ref());
-            children.extend(Self::open(&path)?);
+            children.push(Self { path: self.path.join(name.to_string_lossy().as_ref()), dir });
         }
         Ok(children)
     }
 
     /// Waits until no process is in it or below. False where `deadline` came first.
     pub fn wait_until_empty(&self, deadline: Instant) -> Result<bool> {
+        self.wait_for("populated", 0, deadline)
+    }
+
+    /// Waits until `cgroup.events` says `value` for `key`. False where `deadline` came first.
+    fn wait_for(&self, key: &str, value: u64, deadline: Instant) -> Result<bool> {
         let events = self.events()?;
         loop {
             // Reading arms the next notification: in this order none is missed.
-            if !self.is_populated()? {
+            if field(&self.read("cgroup.events")?, key) == Some(value) {
                 return Ok(true);
             }
             let left = deadline.saturating_duration_since(Instant::now());
@@ -220,47 +255,20 @@ impl AsFd for Cgroup {
     }
 }
 
-/// Removes the cgroup at `path` and all below. Kills nothing, but waits a while for processes that
-/// are exiting already. One that does not exist is no error.
-pub fn remove(path: &Path) -> Result<()> {
-    remove_until(path, Instant::now() + EXIT_GRACE)
-}
-
-fn remove_until(path: &Path, deadline: Instant) -> Result<()> {
-    // The usual case: no child, no process.
-    if try_remove(path)? {
-        return Ok(());
-    }
-    let Some(cgroup) = Cgroup::open(path)? else { return Ok(()) };
-    for child in cgroup.children()? {
-        remove_until(&child.path, deadline)?;
-    }
-    loop {
-        if try_remove(path)? {
-            return Ok(());
-        }
-        match cgroup.wait_until_empty(deadline) {
-            Ok(true) if Instant::now() < deadline => {}
-            Ok(_) => {
-                let pids: Vec<String> = cgroup.procs()?.iter().map(i32::to_string).collect();
-                let why = format!("processes still run in it: {}", pids.join(" "));
-                return Err(Error::failed(format!("remove cgroup {}", path.display()), why));
-            }
-            // Somebody else removed it.
-            Err(error) if matches!(error.errno(), Some(Errno::NODEV | Errno::NOENT)) => return Ok(()),
-            Err(error) => return Err(error),
+/// The names of the cgroups right below `dir`.
+fn names_below(dir: BorrowedFd<'_>) -> std::result::Result<Vec<CString>, Errno> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(dir)? {
+        let entry = match entry {
+            Err(Errno::NOENT) => break,
+            other => other?,
+        };
+        let name = entry.file_name();
+        if entry.file_type() == FileType::Directory && name != c"." && name != c".." {
+            names.push(name.to_owned());
         }
     }
-}
-
-/// Whether the cgroup is gone now.
-fn try_remove(path: &Path) -> Result<bool> {
-    match std::fs::remove_dir(path) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
-        Err(error) if Errno::from_io_error(&error) == Some(Errno::BUSY) => Ok(false),
-        Err(error) => Err(Error::io("remove cgroup", path, &error)),
-    }
+    Ok(names)
 }
 
 /// The number behind `key` in a file of `key value` lines.
@@ -278,28 +286,5 @@ mod tests {
         assert_eq!(field("oom 1\noom_kill 3\n", "oom_kill"), Some(3));
         assert_eq!(field("oom_kill 3\n", "oom"), None);
         assert_eq!(field("", "oom"), None);
-    }
-
-    #[test]
-    fn a_cgroup_and_all_below_goes_and_one_that_is_not_there_is_gone() {
-        if !rustix::process::geteuid().is_root() {
-            return;
-        }
-        let path = mount().unwrap().join(format!("podrun-test-{}", std::process::id()));
-        let cgroup = Cgroup::create(&path.join("a/b")).unwrap();
-        assert!(!cgroup.is_populated().unwrap());
-        let top = Cgroup::open(&path).unwrap().unwrap();
-        assert_eq!(top.children().unwrap().len(), 1);
-
-        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
-        cgroup.write("cgroup.procs", &child.id().to_string()).unwrap();
-        assert_eq!(top.procs().unwrap(), [i32::try_from(child.id()).unwrap()]);
-        assert!(remove_until(&path, Instant::now()).is_err(), "a running process is not killed");
-
-        cgroup.kill().unwrap();
-        remove(&path).unwrap();
-        assert!(!path.exists());
-        remove(&path).unwrap();
-        child.wait().unwrap();
     }
 }
