@@ -23,8 +23,9 @@ impl SmallDisk {
         Self(dir)
     }
 
-    /// Moves the log's older files elsewhere, oldest first, so that there is room again.
-    fn collect(&self, into: &mut Vec<u8>) {
+    /// Moves the log's older files elsewhere, so that there is room again. The log may be rotated meanwhile:
+    /// whatever has a name is first given one that stays.
+    fn collect(&self, into: &mut Vec<Vec<u8>>) {
         let mut older: Vec<(u32, PathBuf)> = std::fs::read_dir(&self.0)
             .expect("the log's directory")
             .filter_map(|entry| {
@@ -34,8 +35,11 @@ impl SmallDisk {
             .collect();
         older.sort();
         for (_, path) in older.into_iter().rev() {
-            into.extend(std::fs::read(&path).expect("read"));
-            std::fs::remove_file(path).expect("remove");
+            let taken = self.0.join("taken");
+            if std::fs::rename(path, &taken).is_ok() {
+                into.push(std::fs::read(&taken).expect("read"));
+                std::fs::remove_file(taken).expect("remove");
+            }
         }
     }
 
@@ -81,9 +85,11 @@ fn parse(log: &[u8]) -> (String, usize, usize) {
     (payloads, bytes, lines)
 }
 
-fn everything(dir: &Path, mut collected: Vec<u8>) -> Vec<u8> {
-    collected.extend(std::fs::read(dir.join("current.log")).expect("the log"));
-    collected
+/// All of a log, in the order of the time that each file begins with.
+fn everything(dir: &Path, mut collected: Vec<Vec<u8>>) -> Vec<u8> {
+    collected.push(std::fs::read(dir.join("current.log")).expect("the log"));
+    collected.sort();
+    collected.concat()
 }
 
 #[test]
