@@ -30,7 +30,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
     /// Send the master of the container's terminal over this unix socket (with --bundle)
-    #[arg(long, value_name = "SOCKET", requires = "bundle")]
+    #[arg(long, value_name = "SOCKET", conflicts_with_all = ["container", "walls", "limits"])]
     console_socket: Option<PathBuf>,
     #[command(flatten)]
     container: ContainerArgs,

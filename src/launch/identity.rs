@@ -95,15 +95,14 @@ fn find(who: &Who, passwd: &str, group: &str) -> Result<Identity> {
         Some((user, group)) => (user, Some(group)),
         None => (text.as_str(), None),
     };
-    // A name of digits only is a name first, as `chown` has it.
-    let entry = users(passwd).find(|entry| entry.name == user);
-    let entry = match (entry, user.parse::<u32>()) {
-        (Some(entry), _) => Some(entry),
-        (None, Ok(uid)) => users(passwd).find(|entry| entry.uid == uid),
-        (None, Err(_)) if user.is_empty() && group_name.is_some() => {
-            users(passwd).find(|entry| entry.uid == 0)
-        }
-        (None, Err(_)) => return Err(missing("user", user, "/etc/passwd")),
+    // A number is that number, whoever an image calls by it (CVE-2026-30892).
+    let entry = match user.parse::<u32>() {
+        Ok(uid) => users(passwd).find(|entry| entry.uid == uid),
+        Err(_) if user.is_empty() && group_name.is_some() => users(passwd).find(|entry| entry.uid == 0),
+        Err(_) => match users(passwd).find(|entry| entry.name == user) {
+            None => return Err(missing("user", user, "/etc/passwd")),
+            found => found,
+        },
     };
     let uid = entry.as_ref().map_or_else(|| user.parse().unwrap_or(0), |entry| entry.uid);
     let (gid, supplementary) = match group_name {
@@ -122,10 +121,10 @@ fn find(who: &Who, passwd: &str, group: &str) -> Result<Identity> {
     Ok(Identity { uid, gid, groups: supplementary, home })
 }
 
-/// The group `name`, which is a name first and then a number.
+/// The group `name`, or the one with that number.
 fn group_named(name: &str, group: &str) -> Result<u32> {
-    let found = groups(group).find(|entry| entry.0 == name).map(|entry| entry.1);
-    found.or_else(|| name.parse().ok()).ok_or_else(|| missing("group", name, "/etc/group"))
+    let named = || groups(group).find(|entry| entry.0 == name).map(|entry| entry.1);
+    name.parse().ok().or_else(named).ok_or_else(|| missing("group", name, "/etc/group"))
 }
 
 fn missing(what: &str, name: &str, file: &str) -> Error {
@@ -184,8 +183,8 @@ mod tests {
     }
 
     #[test]
-    fn a_name_of_digits_is_a_name_first() {
-        assert_eq!(named("1000").unwrap().uid, 7);
+    fn a_number_is_that_number_whoever_an_image_calls_by_it() {
+        assert_eq!(named("1000").unwrap().uid, 1000);
         assert_eq!(named("1001").unwrap().uid, 1001);
     }
 

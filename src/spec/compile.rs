@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, Mount, Process, Root, Spec, User};
+use oci_spec::runtime::{
+    Linux, LinuxDeviceCgroup, LinuxDeviceType, LinuxNamespace, LinuxNamespaceType, LinuxResources, Mount,
+    Process, Root, Spec, User,
+};
 
 use crate::error::{Error, Result};
 use crate::paths::{ContainerId, ContainerPaths};
@@ -257,6 +260,19 @@ fn user(text: Option<&str>) -> Result<User> {
     Ok(user)
 }
 
+/// The limits, and every device where the container is privileged.
+fn resources(options: &Options) -> Result<Option<LinuxResources>> {
+    let resources = options.limits.resources()?;
+    if !options.walls.privileged {
+        return Ok(resources);
+    }
+    let mut every = LinuxDeviceCgroup::default();
+    every.set_allow(true).set_typ(Some(LinuxDeviceType::A)).set_access(Some("rwm".to_owned()));
+    let mut resources = resources.unwrap_or_default();
+    resources.set_devices(Some(vec![every]));
+    Ok(Some(resources))
+}
+
 fn linux(options: &Options, process: &Process, host: &Host) -> Result<Linux> {
     use LinuxNamespaceType::{Cgroup, Ipc, Mount, Network as Net, Pid, User, Uts};
     let walls = &options.walls;
@@ -297,7 +313,7 @@ fn linux(options: &Options, process: &Process, host: &Host) -> Result<Linux> {
     }
     linux
         .set_namespaces(Some(namespaces))
-        .set_resources(options.limits.resources()?)
+        .set_resources(resources(options)?)
         .set_rootfs_propagation(Some("rprivate".to_owned()))
         .set_sysctl(walls.sysctls()?)
         .set_seccomp(seccomp.transpose()?)

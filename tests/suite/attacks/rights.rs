@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::XattrFlags;
 
 use super::image;
-use crate::harness::{Podrun, busybox, debian};
+use crate::harness::{Podrun, busybox, debian, overlay};
 
 /// A program that shows its capabilities, of which the file says that what is inheritable becomes
 /// permitted and effective (`capabilities(7)`, "File capabilities").
@@ -61,6 +61,13 @@ fn a_user_by_number_is_that_user() {
         let run = ["run", "--rm", "-u", user, "--rootfs", &busybox(), "--", "sh", "-c", script];
         podrun.cmd(run).prints(&who(uid, gid));
     }
+    // An image that calls root by that number.
+    let passwd = podrun.dir().join("passwd");
+    std::fs::write(&passwd, "1:x:0:0::/:/bin/sh\nroot:x:0:0::/:/bin/sh\n").expect("write a file");
+    let volume = format!("{}:/etc/passwd", passwd.display());
+    let rootfs = overlay(busybox());
+    let run = ["run", "--rm", "-u", "1", "-v", &volume, "--rootfs", &rootfs, "--", "sh", "-c", script];
+    podrun.cmd(run).prints(&who("1", "0"));
 }
 
 /// CVE-2022-0492: a hierarchy of cgroups is mounted, with and without a user namespace of one's own, and its
