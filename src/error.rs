@@ -104,6 +104,13 @@ impl Error {
         self
     }
 
+    /// The same failure, found in the file at `path`.
+    #[must_use]
+    pub fn at_file(mut self, path: impl AsRef<Path>) -> Self {
+        self.what = format!("read {}: {}", path.as_ref().display(), self.what);
+        self
+    }
+
     /// The same failure as another kind.
     #[must_use]
     pub fn kind(mut self, kind: Kind) -> Self {

@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use podrun::error::{Error, Result};
 use podrun::paths::{ContainerId, Roots};
+use podrun::runtime::Caller;
 use podrun::state::publish::{self, Durability};
 use podrun::{client, runtime};
 
 use super::container::ContainerArgs;
 use super::limits::LimitArgs;
 use super::walls::WallArgs;
-use super::{Outcome, out};
+use super::{Outcome, descriptors, out};
 
 /// What the command does, in a line.
 pub(super) const ABOUT: &str = "Create a container; `start` then runs its command";
@@ -32,6 +33,15 @@ pub(super) struct Args {
     /// Send the master of the container's terminal over this unix socket (with --bundle)
     #[arg(long, value_name = "SOCKET", conflicts_with_all = ["container", "walls", "limits"])]
     console_socket: Option<PathBuf>,
+    /// Also pass on this many descriptors from 3 on (with --bundle)
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "bundle")]
+    preserve_fds: usize,
+    /// Move the root to its place rather than pivot: for a host whose root is an initramfs (with --bundle)
+    #[arg(long, requires = "bundle")]
+    no_pivot: bool,
+    /// Share our session keyring with the container (with --bundle)
+    #[arg(long, requires = "bundle")]
+    no_new_keyring: bool,
     #[command(flatten)]
     container: ContainerArgs,
     #[command(flatten)]
@@ -49,8 +59,17 @@ impl Args {
 pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
     if let Some(bundle) = &args.bundle {
         runtime::protect_program()?;
-        let console_socket = args.console_socket.as_deref();
-        runtime::create(roots, &args.id, bundle, args.pid_file.as_deref(), console_socket)?;
+        let listen_fds = descriptors::listen_fds()?;
+        let caller = Caller {
+            preserved: descriptors::preserved(listen_fds.saturating_add(args.preserve_fds))?,
+            console_socket: args.console_socket.as_deref(),
+            pid_file: args.pid_file.as_deref(),
+            listen_fds,
+            notify_socket: std::env::var_os("NOTIFY_SOCKET").map(PathBuf::from),
+            no_new_keyring: args.no_new_keyring,
+            no_pivot: args.no_pivot,
+        };
+        runtime::create(roots, &args.id, bundle, caller)?;
         return Ok(0);
     }
     let (compiled, reserved) = args.container.compile(args.walls, args.limits, roots, &args.id, false)?;

@@ -2,18 +2,25 @@
 
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 
+use oci_spec::runtime::Capability;
 use podrun::client::{Begun, Execution, Received};
 use podrun::error::{Error, Result};
+use podrun::launch::Process;
 use podrun::paths::{ContainerId, Roots};
 use podrun::protocol::{Exec, Reply};
+use podrun::runtime;
+use podrun::spec::bundle;
 use podrun::state::Ending;
+use podrun::state::publish::{self, Durability};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
-use super::Outcome;
 use super::container::{not_running, variables};
 use super::signals::Signals;
+use super::start::is_oci;
+use super::{Outcome, descriptors};
 
 /// What the command does, in a line.
 pub(super) const ABOUT: &str = "Run a process inside a running container";
@@ -36,12 +43,32 @@ pub(super) struct Args {
     /// The user, and the group, by name or number [default: the container's]
     #[arg(long, short, value_name = "USER[:GROUP]")]
     user: Option<String>,
+    /// Give it one more capability; may be repeated
+    #[arg(long, value_name = "CAPABILITY", value_parser = capability)]
+    cap: Vec<Capability>,
+    /// The process as JSON, as `process` in a config.json has it; for containers that an engine supervises
+    #[arg(long, short, value_name = "FILE")]
+    process: Option<PathBuf>,
+    /// Write the pid of the process here
+    #[arg(long, value_name = "FILE")]
+    pid_file: Option<PathBuf>,
+    /// Also pass on this many descriptors from 3 on; for containers that an engine supervises
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    preserve_fds: usize,
     /// The container
     #[arg(value_name = "ID")]
     id: ContainerId,
     /// The command and its arguments
-    #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
+    #[arg(value_name = "CMD", required_unless_present = "process", trailing_var_arg = true)]
     command: Vec<String>,
+}
+
+/// A capability with or without `CAP_`, in any case.
+fn capability(text: &str) -> std::result::Result<Capability, String> {
+    let name = text.to_ascii_uppercase();
+    let name = name.strip_prefix("CAP_").unwrap_or(&name);
+    let known = name.parse().or_else(|_| format!("CAP_{name}").parse());
+    known.map_err(|_| format!("{text} is no capability"))
 }
 
 impl Args {
@@ -52,13 +79,66 @@ impl Args {
 }
 
 pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
-    let id = args.id;
-    let what = || format!("exec in {id}");
-    let request = Exec {
-        env: variables(&args.env)?,
+    if is_oci(roots, &args.id)? {
+        runtime::protect_program()?;
+        return by_ourselves(roots, args);
+    }
+    by_shim(roots, args)
+}
+
+/// In a container that an engine supervises. Our descriptors are the process's, whatever they are.
+fn by_ourselves(roots: &Roots, args: Args) -> Outcome {
+    // While nothing else of ours is open that could have one of their numbers.
+    let preserved = descriptors::preserved(args.preserve_fds)?;
+    let base = match &args.process {
+        Some(file) => {
+            let text = std::fs::read(file).map_err(|error| Error::io("read", file, &error))?;
+            Some(bundle::parse_process(&text).map_err(|error| error.at_file(file))?)
+        }
+        None => None,
+    };
+    let wanted = Process {
+        base,
         args: args.command,
+        env: variables(&args.env)?,
         cwd: args.cwd,
         user: args.user,
+        capabilities: args.cap,
+    };
+    let mut signals = if args.detach { None } else { Some(Signals::register()?) };
+    let running = runtime::exec(roots, &args.id, &wanted, preserved, args.pid_file.as_deref())?;
+    let Some(signals) = &mut signals else { return Ok(0) };
+    loop {
+        let mut fds = [PollFd::new(&running, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
+        match poll(&mut fds, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(Error::os("poll", errno).into()),
+        }
+        if !fds[0].revents().is_empty() {
+            return Ok(u8::try_from(running.wait()?.code()).unwrap_or(u8::MAX));
+        }
+        signals.pending().for_each(|signal| running.signal(signal));
+    }
+}
+
+fn by_shim(roots: &Roots, args: Args) -> Outcome {
+    let what = || format!("exec in {}", args.id);
+    for (flag, given) in [
+        ("--process", args.process.is_some()),
+        ("--cap", !args.cap.is_empty()),
+        ("--preserve-fds", args.preserve_fds > 0),
+    ] {
+        if given {
+            return Err(
+                Error::usage(what(), format!("{flag} is for containers that an engine supervises")).into()
+            );
+        }
+    }
+    let request = Exec {
+        env: variables(&args.env)?,
+        args: args.command.clone(),
+        cwd: args.cwd.clone(),
+        user: args.user.clone(),
         detach: args.detach,
         ..Exec::default()
     };
@@ -70,12 +150,12 @@ pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
         (false, true) => own,
         (false, false) => [null.as_fd(), own[1], own[2]],
     };
-    let mut execution = match Execution::begin(roots, &id, request, fds)? {
+    let mut execution = match Execution::begin(roots, &args.id, request, fds)? {
         Begun::Execution(execution) => execution,
         Begun::NotRunning(view) => return Err(not_running(what(), &view).into()),
     };
     let signals = if args.detach { None } else { Some(Signals::register()?) };
-    match attend(&mut execution, signals)? {
+    match attend(&mut execution, signals, args.pid_file.as_deref())? {
         Some(Attended::Detached) => Ok(0),
         Some(Attended::Ended(ending)) => Ok(u8::try_from(ending.code()).unwrap_or(u8::MAX)),
         None => Err(Error::failed(what(), "its exit code is unknown: the container ended").into()),
@@ -90,11 +170,22 @@ enum Attended {
 
 /// Waits for the process's end, and passes signals on meanwhile. Without `signals` it is left alone
 /// once it runs. `None` where the container ended first.
-fn attend(process: &mut Execution<'_>, mut signals: Option<Signals>) -> Result<Option<Attended>> {
+fn attend(
+    process: &mut Execution<'_>,
+    mut signals: Option<Signals>,
+    pid_file: Option<&Path>,
+) -> Result<Option<Attended>> {
     loop {
         match process.try_receive()? {
             Received::Reply(reply, _) => match *reply {
-                Reply::Started { .. } if signals.is_none() => return Ok(Some(Attended::Detached)),
+                Reply::Started { pid } => {
+                    if let Some(file) = pid_file {
+                        publish::bytes(file, pid.to_string().as_bytes(), Durability::Atomic)?;
+                    }
+                    if signals.is_none() {
+                        return Ok(Some(Attended::Detached));
+                    }
+                }
                 Reply::ExecEnded(ending) => return Ok(Some(Attended::Ended(ending))),
                 Reply::Refused(error) => return Err(error),
                 _ => continue,

@@ -19,6 +19,7 @@ mod completion;
 mod container;
 mod create;
 mod delete;
+mod descriptors;
 mod doctor;
 mod document;
 mod exec;

@@ -68,7 +68,7 @@ pub fn create(plan: Plan, cgroup: &Cgroup, stdio: Stdio, gate: Gate) -> Result<I
     let child = Child { plan, stdio, gate: theirs, listener, ending: theirs_ending, maps, builder };
     let mut keep: Vec<BorrowedFd<'_>> = child.stdio.fds().collect();
     keep.push(child.gate.as_fd());
-    keep.extend(child.listener.iter().chain(&child.ending).chain(&child.builder).map(AsFd::as_fd));
+    keep.extend(child.listener.iter().chain(&child.ending).chain(&child.builder).chain(&child.plan.preserved).map(AsFd::as_fd));
     keep.extend(child.maps.iter().flatten().map(AsFd::as_fd));
     let clone = Clone3 { namespaces: child.plan.namespaces.new, cgroup: Some(cgroup.as_fd()), keep: &keep };
     let spawn = || clone.spawn(&child, main);
@@ -169,6 +169,9 @@ fn build(child: &Child, process: &mut ProcessPlan) -> Result<Ready> {
     take_stdio(&child.stdio, &child.gate)?;
     credentials::new_session()?;
     credentials::hide_from_tracers()?;
+    if !plan.no_new_keyring {
+        credentials::new_keyring()?;
+    }
     credentials::set_oom_score(process.oom_score_adj)?;
     rustix::process::umask(Mode::empty());
     namespaces(plan)?;
@@ -200,7 +203,7 @@ fn build(child: &Child, process: &mut ProcessPlan) -> Result<Ready> {
     masks::hide(&root, &plan.masked)?;
     seal(plan, &root)?;
     let proc = process.labels.prepare()?;
-    rootfs::enter(&root)?;
+    rootfs::enter(plan, &root)?;
     let propagation = plan.propagation.attr.propagation;
     if propagation != 0 {
         let attr = MountAttr { propagation, ..MountAttr::default() };
@@ -289,7 +292,7 @@ pub(super) fn execute(process: &ProcessPlan, file: &CString, proc: Option<&Owned
     {
         return error;
     }
-    if let Err(error) = fd::only_stdio_survives_exec() {
+    if let Err(error) = fd::only_stdio_survives_exec(process.preserved) {
         return Error::io("close descriptors of", "podrun", &error);
     }
     signal::reset();

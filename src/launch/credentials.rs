@@ -19,6 +19,7 @@ use super::root;
 use super::seccomp::{Filter, Wanted};
 use crate::error::{Error, Result};
 use crate::spec::settings::Settings;
+use crate::sys::keyring;
 
 /// The file mode creation mask where the configuration names none.
 const UMASK: u32 = 0o022;
@@ -42,6 +43,8 @@ pub(super) struct ProcessPlan {
     /// Made by [`assume`].
     pub(super) filter: Option<Filter>,
     pub(super) labels: Labels,
+    /// How many descriptors from 3 on it has beyond 0, 1 and 2.
+    pub(super) preserved: usize,
 }
 
 /// The five sets of `capabilities(7)`.
@@ -102,6 +105,7 @@ impl ProcessPlan {
             wanted_filter: Wanted::of(spec, settings, capabilities),
             filter: None,
             labels: Labels::of(process)?,
+            preserved: 0,
         })
     }
 
@@ -366,6 +370,18 @@ pub(super) fn hide_from_tracers() -> Result<()> {
 /// Makes this process the leader of a session without a terminal.
 pub(super) fn new_session() -> Result<()> {
     rustix::process::setsid().map(drop).map_err(|errno| Error::os("start a session", errno))
+}
+
+/// Takes this process out of the session keyring of whoever started podrun, whose keys are none of
+/// the container's.
+pub(super) fn new_keyring() -> Result<()> {
+    match keyring::new_session() {
+        // A kernel without keys.
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
+        other => other.map_err(|error| {
+            Error::io("make a session", "keyring", &error).hint("`create --no-new-keyring` does without one")
+        }),
+    }
 }
 
 /// The exit status of a child that failed: what the command line would exit with.

@@ -13,7 +13,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use oci_spec::runtime::{LinuxNamespaceType, Spec, User};
+use oci_spec::runtime::{Capability, LinuxNamespaceType, Process as OciProcess, Spec, User};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -32,10 +32,12 @@ use crate::spec::settings::Settings;
 use crate::sys::mount::{MountAttr, RDONLY};
 use crate::sys::{Clone3, Cloned, clone, fd, mount_setattr};
 
-/// What a process that joins is asked to be; the rest is as in the container's own process.
+/// What a process that joins is asked to be; the rest is as in [`base`](Self::base).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Process {
-    /// The command and its arguments; not empty.
+    /// What it is otherwise; the container's own process where absent.
+    pub base: Option<OciProcess>,
+    /// The command and its arguments; those of [`base`](Self::base) where empty.
     pub args: Vec<String>,
     /// `KEY=VALUE`, on top of the container's own environment.
     pub env: Vec<String>,
@@ -43,6 +45,46 @@ pub struct Process {
     pub cwd: Option<String>,
     /// `USER[:GROUP]`, by name or number; the container's own where absent.
     pub user: Option<String>,
+    /// Capabilities beyond its own.
+    pub capabilities: Vec<Capability>,
+}
+
+impl Process {
+    /// The whole process, in the container that `spec` describes.
+    fn complete(&self, spec: &Spec) -> Result<OciProcess> {
+        let own = self.base.as_ref().or(spec.process().as_ref());
+        let mut process = own.ok_or_else(|| Error::usage("process", "is missing"))?.clone();
+        let mut env = process.env().clone().unwrap_or_default();
+        let name = |entry: &str| entry.split('=').next().unwrap_or_default().to_owned();
+        for entry in &self.env {
+            env.retain(|old| name(old) != name(entry));
+            env.push(entry.clone());
+        }
+        process.set_env(Some(env));
+        if !self.args.is_empty() {
+            process.set_args(Some(self.args.clone()));
+        }
+        if let Some(cwd) = &self.cwd {
+            process.set_cwd(cwd.into());
+        }
+        if let Some(user) = &self.user {
+            // Another user has other groups, and another home.
+            let umask = process.user().umask();
+            let mut named = User::default();
+            named.set_username(Some(user.clone())).set_umask(umask);
+            process.set_user(named);
+        }
+        if !self.capabilities.is_empty() {
+            let mut sets = process.capabilities().clone().unwrap_or_default();
+            let more =
+                |set: &Option<_>| Some(set.iter().flatten().chain(&self.capabilities).copied().collect());
+            sets.set_bounding(more(sets.bounding()));
+            sets.set_permitted(more(sets.permitted()));
+            sets.set_effective(more(sets.effective()));
+            process.set_capabilities(Some(sets));
+        }
+        Ok(process)
+    }
 }
 
 /// Everything that a joining process will do. Made by [`plan_exec`].
@@ -55,6 +97,15 @@ pub struct ExecPlan {
     userns: Option<Maps>,
     /// The other namespaces it does not share with the host.
     join: ThreadNameSpaceType,
+    preserved: Vec<OwnedFd>,
+}
+
+impl ExecPlan {
+    /// The process also gets `fds`, which are this process's own 3, 4 and so on, at those numbers.
+    pub fn preserve(&mut self, fds: Vec<OwnedFd>) {
+        self.process.preserved = fds.len();
+        self.preserved = fds;
+    }
 }
 
 /// A process that was started in a container.
@@ -72,25 +123,7 @@ pub struct Execed {
 
 /// The plan for `wanted` in the container that `spec` describes.
 pub fn plan_exec(spec: &Spec, wanted: &Process) -> Result<ExecPlan> {
-    let process = spec.process().as_ref().ok_or_else(|| Error::usage("process", "is missing"))?;
-    let mut process = process.clone();
-    let mut env = process.env().clone().unwrap_or_default();
-    let name = |entry: &str| entry.split('=').next().unwrap_or_default().to_owned();
-    for entry in &wanted.env {
-        env.retain(|old| name(old) != name(entry));
-        env.push(entry.clone());
-    }
-    process.set_env(Some(env)).set_args(Some(wanted.args.clone()));
-    if let Some(cwd) = &wanted.cwd {
-        process.set_cwd(cwd.into());
-    }
-    if let Some(user) = &wanted.user {
-        // Another user has other groups, and another home.
-        let umask = process.user().umask();
-        let mut named = User::default();
-        named.set_username(Some(user.clone())).set_umask(umask);
-        process.set_user(named);
-    }
+    let process = wanted.complete(spec)?;
     let owned = Namespaces::of(spec)?.owned;
     let pid = Namespaces::flag(LinuxNamespaceType::Pid);
     Ok(ExecPlan {
@@ -98,6 +131,7 @@ pub fn plan_exec(spec: &Spec, wanted: &Process) -> Result<ExecPlan> {
         pid: owned & pid != 0,
         userns: Maps::of(spec),
         join: ThreadNameSpaceType::from_bits_retain(owned & !pid),
+        preserved: Vec::new(),
     })
 }
 
@@ -129,7 +163,9 @@ pub fn exec(
     let child = Child { plan, stdio, init, report: theirs, witness };
     let fixed = [init, child.report.as_fd()];
     let witness = child.witness.as_ref().map(AsFd::as_fd);
-    let keep: Vec<BorrowedFd<'_>> = child.stdio.fds().chain(fixed).chain(witness).collect();
+    let preserved = child.plan.preserved.iter().map(AsFd::as_fd);
+    let keep: Vec<BorrowedFd<'_>> =
+        child.stdio.fds().chain(fixed).chain(witness).chain(preserved).collect();
     let clone = Clone3 { namespaces: 0, cgroup: Some(cgroup.as_fd()), keep: &keep };
     let Cloned { pid, pidfd } = usher(&child, &clone)?;
     Ok(Execed { pid, pidfd, report })
@@ -246,6 +282,7 @@ fn join(child: &Child<'_>) -> Result<Error> {
     take_stdio(&child.stdio, &child.report)?;
     credentials::new_session()?;
     credentials::hide_from_tracers()?;
+    credentials::new_keyring()?;
     join_namespaces(child.init, child.plan.join.intersection(BY_CHILD))?;
     // Joining a mount namespace leaves this process at its root.
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;

@@ -1,6 +1,7 @@
 //! What is to be built, read out of the configuration and checked before anything exists.
 
 use std::ffi::CString;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -36,6 +37,27 @@ pub struct Plan {
     pub(super) propagation: Options,
     pub(super) process: ProcessPlan,
     pub(super) init: bool,
+    pub(super) preserved: Vec<OwnedFd>,
+    pub(super) no_new_keyring: bool,
+    pub(super) no_pivot: bool,
+}
+
+impl Plan {
+    /// The command also gets `fds`, which are this process's own 3, 4 and so on, at those numbers.
+    pub fn preserve(&mut self, fds: Vec<OwnedFd>) {
+        self.process.preserved = fds.len();
+        self.preserved = fds;
+    }
+
+    /// Leaves the container in the session keyring of this process, rather than give it one.
+    pub fn share_keyring(&mut self, share: bool) {
+        self.no_new_keyring = share;
+    }
+
+    /// Moves the root to its place, where `pivot_root` cannot work: on a host whose root is an initramfs.
+    pub fn do_not_pivot(&mut self, no_pivot: bool) {
+        self.no_pivot = no_pivot;
+    }
 }
 
 /// A writable layer above the root filesystem.
@@ -178,6 +200,9 @@ pub fn plan(spec: &Spec, settings: &Settings, paths: &ContainerPaths, bundle: &P
         ),
         process: ProcessPlan::of(process, spec, settings)?,
         init: settings.init,
+        preserved: Vec::new(),
+        no_new_keyring: false,
+        no_pivot: false,
         namespaces,
     })
 }

@@ -102,14 +102,42 @@ fn isolate() -> Result<()> {
 }
 
 /// Makes `root` this process's root, and the host's mounts go.
-pub(super) fn enter(root: &OwnedFd) -> Result<()> {
+pub(super) fn enter(plan: &Plan, root: &OwnedFd) -> Result<()> {
+    if plan.no_pivot { move_to_place(&plan.rootfs, root) } else { pivot(root) }
+}
+
+/// Without `pivot_root` the host's mounts stay below, out of reach. But a process in a user namespace
+/// of its own may mount what it can see of the kernel's file systems somewhere, so that those go.
+fn move_to_place(rootfs: &Path, root: &OwnedFd) -> Result<()> {
+    let mounts = procfs::process::Process::myself().and_then(|process| process.mountinfo());
+    let mounts = mounts.map_err(|error| Error::failed("read /proc/self/mountinfo", error.to_string()))?;
+    for mount in mounts {
+        let kernels = mount.fs_type == "proc" || mount.fs_type == "sysfs";
+        if kernels && !mount.mount_point.starts_with(rootfs) {
+            match unmount(&mount.mount_point, UnmountFlags::DETACH) {
+                // It went with one above it.
+                Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
+                Err(errno) => return Err(Error::at("unmount", &mount.mount_point, errno)),
+            }
+        }
+    }
+    let failed = |errno| Error::os("move the root filesystem to /", errno);
+    rustix::process::fchdir(root).map_err(failed)?;
+    let host = rustix::fs::open(c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
+    attach(root, &host).map_err(failed)?;
+    rustix::process::chroot(c".").map_err(failed)?;
+    rustix::process::chdir(c"/").map_err(failed)
+}
+
+fn pivot(root: &OwnedFd) -> Result<()> {
     let failed = |errno| Error::os("pivot_root", errno);
     rustix::process::fchdir(root).map_err(failed)?;
     // The old root is stacked upon the new one, so that no directory for it is needed...
     rustix::process::pivot_root(c".", c".").map_err(|errno| {
         let error = failed(errno);
         match errno {
-            Errno::INVAL => error.hint("the host's root is an initramfs, from which nobody can pivot"),
+            Errno::INVAL => error
+                .hint("the host's root is an initramfs, from which nobody can pivot: `create --no-pivot`"),
             _ => error,
         }
     })?;

@@ -1,8 +1,10 @@
 //! `create --bundle`: everything up to an init that waits to be started.
 
+use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
 use jiff::Timestamp;
+use oci_spec::runtime::Mount;
 
 use super::console::Console;
 use super::listen;
@@ -12,25 +14,42 @@ use crate::launch::{self, Gate, Stdio};
 use crate::paths::{ContainerId, ContainerPaths, Roots};
 use crate::spec::limits;
 use crate::spec::settings::Settings;
-use crate::spec::{Spec, validate};
+use crate::spec::{Spec, bundle, env, validate};
 use crate::state::lock::Lock;
 use crate::state::process::boot_id;
 use crate::state::publish::{self, Durability};
 use crate::state::store;
 use crate::state::{Mode, ProcessRef, STATE_VERSION, State, Status};
 
-/// Creates container `id` from the OCI bundle at `bundle`. Its init is built, waits for [`start`],
-/// and is the child of whoever adopts the orphans of this process.
-pub fn create(
-    roots: &Roots,
-    id: &ContainerId,
-    bundle: &Path,
-    pid_file: Option<&Path>,
-    console_socket: Option<&Path>,
-) -> Result<()> {
+/// What the caller of `create --bundle` wants beyond the bundle.
+#[derive(Debug, Default)]
+pub struct Caller<'a> {
+    /// Where init's pid is written, without a newline.
+    pub pid_file: Option<&'a Path>,
+    /// The unix socket over which the master of the container's terminal is sent.
+    pub console_socket: Option<&'a Path>,
+    /// Descriptors from 3 on that the container gets.
+    pub preserved: Vec<OwnedFd>,
+    /// How many of them, the first, are sockets that a service manager opened (`sd_listen_fds(3)`).
+    pub listen_fds: usize,
+    /// The socket on which a service manager waits for news (`sd_notify(3)`).
+    pub notify_socket: Option<PathBuf>,
+    /// The container's processes share the caller's session keyring.
+    pub no_new_keyring: bool,
+    /// The root is moved to its place: an initramfs cannot be pivoted from.
+    pub no_pivot: bool,
+}
+
+/// Where the container has the service manager's socket.
+const NOTIFY_SOCKET: &str = "/run/notify/notify.sock";
+
+/// Creates container `id` from the OCI bundle at `bundle`. Its init is built, waits for
+/// [`start`](super::start), and is the child of whoever adopts the orphans of this process.
+pub fn create(roots: &Roots, id: &ContainerId, bundle: &Path, caller: Caller<'_>) -> Result<()> {
     let bundle = std::path::absolute(bundle).map_err(|error| Error::io("resolve", bundle, &error))?;
-    let spec = read_config(&bundle)?;
-    let console = Console::of(&spec, console_socket)?;
+    let mut spec = read_config(&bundle)?;
+    pass_on(&mut spec, &caller);
+    let console = Console::of(&spec, caller.console_socket)?;
     let cgroup_path = cgroup_path(roots, id, &spec)?;
     // Whoever is in it is a stranger, and would be killed with the container.
     if Cgroup::open(&cgroup_path)?.is_some() {
@@ -73,7 +92,7 @@ pub fn create(
         other => other?,
     };
     let cgroup_path = state.cgroup_path.clone();
-    match build(&paths, &spec, state, pid_file, console) {
+    match build(&paths, &spec, state, caller, console) {
         Ok(()) => Ok(()),
         Err(error) => {
             undo(roots, id, &cgroup_path, lock);
@@ -92,14 +111,43 @@ fn undo(roots: &Roots, id: &ContainerId, cgroup_path: &Path, lock: Lock) {
     let _ = lock.remove(&roots.container(id).lock);
 }
 
+/// Lets the container know what a service manager gave its caller, as `systemd.exec(5)` has it.
+fn pass_on(spec: &mut Spec, caller: &Caller<'_>) {
+    let mut process = spec.process().clone().unwrap_or_default();
+    let mut env = process.env().clone().unwrap_or_default();
+    let mut mounts = spec.mounts().clone().unwrap_or_default();
+    if caller.listen_fds > 0 {
+        env::put(&mut env, format!("LISTEN_FDS={}", caller.listen_fds));
+        // The container's command is PID 1 of its own namespace.
+        env::put(&mut env, "LISTEN_PID=1".to_owned());
+    }
+    // A configuration that names a socket has one of its own.
+    let named = env.iter().any(|entry| entry.starts_with("NOTIFY_SOCKET="));
+    if let Some(socket) = caller.notify_socket.as_deref().filter(|_| !named) {
+        let mut mount = Mount::default();
+        mount
+            .set_destination(NOTIFY_SOCKET.into())
+            .set_typ(Some("bind".to_owned()))
+            .set_source(Some(socket.to_owned()))
+            .set_options(Some(vec!["bind".to_owned()]));
+        mounts.push(mount);
+        env.push(format!("NOTIFY_SOCKET={NOTIFY_SOCKET}"));
+    }
+    process.set_env(Some(env));
+    spec.set_process(Some(process)).set_mounts(Some(mounts));
+}
+
 fn build(
     paths: &ContainerPaths,
     spec: &Spec,
     mut state: State,
-    pid_file: Option<&Path>,
+    caller: Caller<'_>,
     console: Option<Console>,
 ) -> Result<()> {
-    let plan = launch::plan(spec, &Settings::of(spec)?, paths, &state.bundle)?;
+    let mut plan = launch::plan(spec, &Settings::of(spec)?, paths, &state.bundle)?;
+    plan.preserve(caller.preserved);
+    plan.share_keyring(caller.no_new_keyring);
+    plan.do_not_pivot(caller.no_pivot);
     store::make_dir(&paths.run_dir)?;
     let gate = Gate::Listen(listen(paths)?);
     let cgroup = Cgroup::create_for(&state.cgroup_path, limits::resources(spec))?;
@@ -114,23 +162,22 @@ fn build(
     state.init = ProcessRef::of(init.pid);
     state.status = Status::Created;
     store::write_state(paths, &state, Durability::Atomic)?;
-    match pid_file {
+    match caller.pid_file {
         Some(file) => publish::bytes(file, init.pid.to_string().as_bytes(), Durability::Atomic),
         None => Ok(()),
     }
 }
 
 /// `config.json` of the bundle.
-fn read_config(bundle: &Path) -> Result<Spec> {
+pub(super) fn read_config(bundle: &Path) -> Result<Spec> {
     let path = bundle.join("config.json");
     let text = std::fs::read(&path).map_err(|error| {
         Error::io("read", &path, &error)
             .hint("a bundle is a directory with a config.json and a root filesystem")
     })?;
-    let spec: Spec = serde_json::from_slice(&text)
-        .map_err(|error| Error::usage(format!("read {}", path.display()), error.to_string()))?;
-    validate::validate(&spec)?;
-    Ok(spec)
+    let config = bundle::parse(&text).map_err(|error| error.at_file(&path))?;
+    validate::validate(&config)?;
+    Ok(config)
 }
 
 /// Where the engine wants the container's cgroup: below the mount if absolute, else below podrun's own.
@@ -155,7 +202,7 @@ fn cgroup_path(roots: &Roots, id: &ContainerId, spec: &Spec) -> Result<PathBuf> 
 }
 
 /// Whatever the engine gave this command is the container's.
-fn inherited_stdio() -> Result<Stdio> {
+pub(super) fn inherited_stdio() -> Result<Stdio> {
     let copy = |fd: std::os::fd::BorrowedFd<'_>| {
         fd.try_clone_to_owned().map_err(|error| Error::io("duplicate", "standard input and output", &error))
     };

@@ -12,6 +12,7 @@
 
 pub mod console;
 mod create;
+mod exec;
 
 use std::fs::File;
 use std::io::Read;
@@ -36,7 +37,10 @@ use crate::state::lock::Lock;
 use crate::state::publish::{self, Durability};
 use crate::state::store::{self, View};
 use crate::state::{Ending, ExitRecord, State, Status};
-use crate::sys::{program, signal as sys_signal};
+use crate::sys::{fd, program, signal as sys_signal};
+
+pub use create::{Caller, create};
+pub use exec::{Running, exec};
 
 /// Goes on in an image of this program that nobody can write from inside a container. For a command that
 /// makes processes of a container itself, as its first step: the program begins anew. Returns once that
@@ -44,8 +48,6 @@ use crate::sys::{program, signal as sys_signal};
 pub fn protect_program() -> Result<()> {
     program::run_unwritable().map_err(|error| Error::io("protect", "podrun's own program", &error))
 }
-
-pub use create::create;
 
 /// The gate's address, by way of the open directory: a path may be longer than an address (108 bytes).
 fn gate_address(paths: &ContainerPaths) -> Result<(OwnedFd, SocketAddrUnix)> {
@@ -193,6 +195,12 @@ pub fn stop(roots: &Roots, view: &View, timeout: Option<u64>) -> Result<()> {
         None => drop(sys_signal::send(&init, nix::libc::SIGKILL)),
     }
     ended_within(&init, None).map(drop)
+}
+
+/// The first `count` descriptors from 3 on that this command was started with, to be passed to a container.
+/// For a command's first step, once.
+pub fn preserved(count: usize) -> Result<Vec<OwnedFd>> {
+    fd::preserved(count).map_err(|error| Error::io("take", "descriptors", &error))
 }
 
 fn not_running(state: &State) -> Error {

@@ -8,6 +8,7 @@
 //!
 //! Pure functions, but for [`host`]: nothing here touches a container.
 
+pub mod bundle;
 pub mod compile;
 mod defaults;
 pub mod device;

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 
 /// Refuses a configuration that asks for more than podrun does.
 pub(super) fn refuse(spec: &Spec) -> Result<()> {
-    let mut wanted: Vec<(&str, bool)> = Vec::new();
+    let mut wanted: Vec<(&'static str, bool)> = Vec::new();
     if let Some(hooks) = spec.hooks() {
         wanted.extend([
             ("hooks.prestart", some(hooks.prestart())),
@@ -18,8 +18,16 @@ pub(super) fn refuse(spec: &Spec) -> Result<()> {
             ("hooks.poststop", some(hooks.poststop())),
         ]);
     }
-    wanted.extend(spec.process().iter().flat_map(process));
     wanted.extend(spec.linux().iter().flat_map(linux));
+    first_of(wanted)
+}
+
+/// The same for a process alone.
+pub(super) fn refuse_process(wanted: &Process) -> Result<()> {
+    first_of(process(wanted))
+}
+
+fn first_of(wanted: impl IntoIterator<Item = (&'static str, bool)>) -> Result<()> {
     match wanted.into_iter().find(|(_, wanted)| *wanted) {
         Some((field, _)) => Err(Error::usage(format!("config {field}"), "is not supported yet")),
         None => Ok(()),
@@ -54,7 +62,9 @@ mod tests {
     use super::*;
 
     fn refused(config: &str) -> String {
-        refuse(&serde_json::from_str(config).unwrap()).unwrap_err().to_string()
+        let spec: Spec = serde_json::from_str(config).unwrap();
+        let process = spec.process().as_ref().map_or(Ok(()), refuse_process);
+        process.and_then(|()| refuse(&spec)).unwrap_err().to_string()
     }
 
     #[test]

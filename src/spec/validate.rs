@@ -38,7 +38,9 @@ pub fn validate(spec: &Spec) -> Result<()> {
     linux(spec, spec.linux().as_ref().ok_or_else(|| wrong("linux", "is missing"))?)
 }
 
-fn process(process: &Process) -> Result<()> {
+/// The same for a process alone: the container's own, or one that joins.
+pub fn process(process: &Process) -> Result<()> {
+    super::unsupported::refuse_process(process)?;
     let args = process.args().as_deref().unwrap_or_default();
     match args.first().map(String::as_str) {
         None => return Err(wrong("process.args", "is missing or empty").hint("the command goes behind `--`")),

@@ -16,6 +16,7 @@
 use std::path::PathBuf;
 
 use jiff::Timestamp;
+use rustix::process::WaitIdStatus;
 use serde::{Deserialize, Serialize};
 
 use crate::paths::ContainerId;
@@ -180,6 +181,14 @@ pub enum Ending {
 }
 
 impl Ending {
+    /// What `waitid` told; `None` where that is no end.
+    pub fn of(status: &WaitIdStatus) -> Option<Self> {
+        if let Some(code) = status.exit_status() {
+            return Some(Self::Exited(code));
+        }
+        status.terminating_signal().map(|signal| Self::Signaled { signal, core: status.dumped() })
+    }
+
     /// The code that shells and engines use: the exit code, or 128 + the signal.
     pub fn code(self) -> i32 {
         match self {

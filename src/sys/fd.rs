@@ -56,9 +56,36 @@ pub fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Leaves only 0, 1 and 2 to the program that this process is about to execute.
-pub fn only_stdio_survives_exec() -> io::Result<()> {
-    all_but(&[0, 1, 2], Fate::CloseOnExec)
+/// The first `count` descriptors from 3 on that this program was started with. Once only: there is one
+/// owner. EBADF where one of them is not open; then none was taken.
+#[expect(unsafe_code, reason = "takes ownership of numbers")]
+pub fn preserved(count: usize) -> io::Result<Vec<OwnedFd>> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    let last = RawFd::try_from(count).ok().and_then(|count| count.checked_add(2));
+    let fds = 3..=last.ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))?;
+    for fd in fds.clone() {
+        // SAFETY: an integer; the call fails on a number that is not open.
+        super::check(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) }.into())?;
+    }
+    if TAKEN.swap(true, Ordering::Relaxed) {
+        return Err(io::Error::from_raw_os_error(libc::EBUSY));
+    }
+    // SAFETY: they are open, came with the program, since its first command asks before it opens
+    // anything that lives on, and TAKEN makes this their only owner.
+    Ok(fds.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect())
+}
+
+/// Leaves 0, 1, 2 and as many as `preserved` from 3 on to the program that this process is about to
+/// execute.
+#[expect(unsafe_code, reason = "changes flags by number")]
+pub fn only_stdio_survives_exec(preserved: usize) -> io::Result<()> {
+    let more = RawFd::try_from(preserved).unwrap_or(RawFd::MAX - 3);
+    let keep: Vec<RawFd> = (0..3 + more).collect();
+    for fd in &keep[3..] {
+        // SAFETY: integers; the number stays open, only its flag changes.
+        super::check(unsafe { libc::fcntl(*fd, libc::F_SETFD, 0) }.into())?;
+    }
+    all_but(&keep, Fate::CloseOnExec)
 }
 
 /// Closes everything but `keep`: for a child that will never use, nor drop, anything else.

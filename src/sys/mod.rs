@@ -6,6 +6,7 @@
 pub mod bpf;
 pub mod clone;
 pub mod fd;
+pub mod keyring;
 pub mod map;
 pub mod memory;
 pub mod mount;

@@ -12,7 +12,7 @@ use podrun::state::process::raw_ending;
 use podrun::state::{Ending, ProcessRef};
 use podrun::sys::process::{ended_child, exit_status};
 use rustix::io::Errno;
-use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus, waitid};
+use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 /// How the child behind `pidfd` ended; `None` while it lives. It stays a zombie: its pid and its
 /// `/proc` entry remain its own until [`reap`].
@@ -43,20 +43,13 @@ fn wait(pidfd: BorrowedFd<'_>, options: WaitIdOptions) -> Result<Option<Ending>,
     loop {
         match waitid(WaitId::PidFd(pidfd.as_fd()), options) {
             Err(Errno::INTR) => {}
-            other => return other.map(|status| status.as_ref().and_then(ending)),
+            other => return other.map(|status| status.as_ref().and_then(Ending::of)),
         }
     }
 }
 
 fn wait_failed(errno: Errno) -> Error {
     Error::os("wait for a process", errno)
-}
-
-fn ending(status: &WaitIdStatus) -> Option<Ending> {
-    if let Some(code) = status.exit_status() {
-        return Some(Ending::Exited(code));
-    }
-    status.terminating_signal().map(|signal| Ending::Signaled { signal, core: status.dumped() })
 }
 
 /// The children that have somebody who waits for them by pidfd: init and the exec'd processes.

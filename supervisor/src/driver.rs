@@ -432,7 +432,13 @@ impl Driver<'_> {
             let error = Error::failed(format!("container {}", self.state.id), "has no cgroup");
             return self.answer(ticket, Reply::Refused(error));
         };
-        let process = launch::Process { args: exec.args, env: exec.env, cwd: exec.cwd, user: exec.user };
+        let process = launch::Process {
+            args: exec.args,
+            env: exec.env,
+            cwd: exec.cwd,
+            user: exec.user,
+            ..launch::Process::default()
+        };
         let running = launch::plan_exec(self.spec, &process)
             .and_then(|plan| launch::exec(plan, self.pidfd.as_fd(), cgroup, Stdio::Files(fds), witness))
             .and_then(|execed| exec::watch(execed, &self.shared.ledger, &self.known));

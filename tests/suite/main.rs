@@ -23,6 +23,7 @@ mod log_rotation;
 mod logs;
 mod mounts;
 mod oci;
+mod oci_exec;
 mod races;
 mod seccomp;
 mod signals;

@@ -78,6 +78,12 @@ impl Engine {
     /// Runs `podrun create --bundle` for `config`.
     #[track_caller]
     pub(crate) fn create(podrun: &Podrun, id: &str, config: &Value) -> Self {
+        Self::create_by(podrun, id, config, r#"exec podrun "$@""#)
+    }
+
+    /// The same by a shell script, which has podrun's arguments as its own.
+    #[track_caller]
+    pub(crate) fn create_by(podrun: &Podrun, id: &str, config: &Value, script: &str) -> Self {
         // The container's cgroup is the engine's choice; here it is the one that is looked through
         // for leaks.
         let mut config = config.clone();
@@ -91,6 +97,7 @@ impl Engine {
         let args = ["--exact", test, "--ignored", "--nocapture", "--test-threads=1"];
         let mut process = Cmd::new(own, args)
             .env("PODRUN_TEST_ENGINE_ID", id)
+            .env("PODRUN_TEST_ENGINE_SCRIPT", script)
             .env("PODRUN_ROOT", podrun.root())
             .env("PODRUN_RUN_ROOT", podrun.run_root())
             .cwd(&dir)
@@ -140,7 +147,11 @@ fn engine() {
         writeln!(out, "engine: {line}").and_then(|()| out.flush()).expect("tell the scenario");
     };
     rustix::process::set_child_subreaper(Pid::from_raw(1)).expect("become a subreaper");
-    let created = Command::new(PODRUN)
+    let script = std::env::var("PODRUN_TEST_ENGINE_SCRIPT").expect("a script");
+    let own = Path::new(PODRUN).parent().expect("a program is in a directory");
+    let created = Command::new("/bin/sh")
+        .env("PATH", format!("{}:/usr/bin:/bin", own.display()))
+        .args(["-euc", &script, "sh"])
         .args(["create", "--bundle", ".", "--pid-file", "pid", &id])
         .args(Path::new(CONSOLE).exists().then_some(["--console-socket", CONSOLE]).into_iter().flatten())
         .stdin(Stdio::null())

@@ -1,0 +1,68 @@
+//! `config.json` as an engine wrote it.
+
+use oci_spec::runtime::Process;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::Spec;
+use crate::error::{Error, Result};
+
+/// Reads a configuration; an error names the field.
+pub fn parse(text: &[u8]) -> Result<Spec> {
+    let mut value = json(text, "config")?;
+    if let Some(process) = value.get_mut("process") {
+        complete(process);
+    }
+    typed(value, "config")
+}
+
+/// Reads a process alone, as `exec --process` gets it.
+pub fn parse_process(text: &[u8]) -> Result<Process> {
+    let mut value = json(text, "process")?;
+    complete(&mut value);
+    typed(value, "process")
+}
+
+fn json(text: &[u8], what: &str) -> Result<Value> {
+    serde_json::from_slice(text).map_err(|error| Error::usage(what, error.to_string()))
+}
+
+/// The specification lets a process leave its user out: that is root. The type does not.
+fn complete(process: &mut Value) {
+    if let Some(process) = process.as_object_mut() {
+        process.entry("user").or_insert_with(|| json!({}));
+    }
+}
+
+fn typed<T: DeserializeOwned>(value: Value, what: &str) -> Result<T> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let field = match error.path().to_string().as_str() {
+            "." => what.to_owned(),
+            field => format!("{what} {field}"),
+        };
+        Error::usage(field, error.into_inner().to_string())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let complaint = |text: &str| parse(text.as_bytes()).unwrap_err().to_string();
+        assert!(complaint("").starts_with("config: EOF"));
+        assert!(complaint("{} x").starts_with("config: trailing"));
+        assert!(complaint(r#"{"ociVersion":1}"#).starts_with("config ociVersion: invalid type"));
+        let namespaces =
+            r#"{"ociVersion":"1.0.2","linux":{"namespaces":[{"type":"mount"},{"type":"moon"}]}}"#;
+        assert!(complaint(namespaces).starts_with("config linux.namespaces[1].type: unknown variant `moon`"));
+        let process = r#"{"ociVersion":"1.0.2","process":{"args":["a"]}}"#;
+        assert_eq!(complaint(process), "config process: missing field `cwd`");
+    }
+
+    #[test]
+    fn a_process_without_a_user_is_roots() {
+        assert_eq!(parse_process(br#"{"args":["a"],"cwd":"/"}"#).unwrap().user().uid(), 0);
+    }
+}
