@@ -153,6 +153,11 @@ pub struct ContainerPaths {
 }
 
 impl ContainerPaths {
+    /// The container's ID.
+    pub fn id(&self) -> Result<ContainerId> {
+        self.lock.file_name().and_then(|name| name.to_str()).unwrap_or_default().parse()
+    }
+
     /// The OCI configuration the container is made from.
     pub fn spec(&self) -> PathBuf {
         self.dir.join("spec.json")

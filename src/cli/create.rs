@@ -34,13 +34,13 @@ pub(super) struct Args {
     #[arg(long, value_name = "SOCKET", conflicts_with_all = ["container", "walls", "limits"])]
     console_socket: Option<PathBuf>,
     /// Also pass on this many descriptors from 3 on (with --bundle)
-    #[arg(long, value_name = "N", default_value_t = 0, requires = "bundle")]
+    #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "rootfs")]
     preserve_fds: usize,
     /// Move the root to its place rather than pivot: for a host whose root is an initramfs (with --bundle)
-    #[arg(long, requires = "bundle")]
+    #[arg(long, conflicts_with = "rootfs")]
     no_pivot: bool,
     /// Share our session keyring with the container (with --bundle)
-    #[arg(long, requires = "bundle")]
+    #[arg(long, conflicts_with = "rootfs")]
     no_new_keyring: bool,
     #[command(flatten)]
     container: ContainerArgs,

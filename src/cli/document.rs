@@ -37,6 +37,8 @@ pub(super) struct Document {
     cgroup_path: PathBuf,
     reason: Option<String>,
     annotations: HashMap<String, String>,
+    /// Whose it is, as engines expect the field: podrun's containers are root's.
+    owner: &'static str,
 }
 
 #[derive(Debug, Serialize)]
@@ -105,6 +107,7 @@ impl Document {
             cgroup_path: state.cgroup_path,
             reason: state.reason.or_else(|| exit.and_then(|exit| exit.reason.clone())),
             annotations: excerpt.annotations,
+            owner: "root",
         }
     }
 }

@@ -178,13 +178,15 @@ fn attend(
     loop {
         match process.try_receive()? {
             Received::Reply(reply, _) => match *reply {
-                Reply::Started { pid } => {
+                Reply::Started { pid, .. } => {
                     if let Some(file) = pid_file {
                         publish::bytes(file, pid.to_string().as_bytes(), Durability::Atomic)?;
                     }
                     if signals.is_none() {
                         return Ok(Some(Attended::Detached));
                     }
+                    // Its end may have come with the same bytes.
+                    continue;
                 }
                 Reply::ExecEnded(ending) => return Ok(Some(Attended::Ended(ending))),
                 Reply::Refused(error) => return Err(error),

@@ -24,6 +24,7 @@ mod doctor;
 mod document;
 mod exec;
 mod fail;
+mod features;
 mod follow;
 mod host;
 mod inspect;
@@ -38,6 +39,7 @@ mod recover;
 mod restart;
 mod run;
 mod signals;
+mod spec;
 mod start;
 mod state;
 mod stdin;
@@ -81,6 +83,9 @@ struct Global {
     /// Tell on stderr what podrun does, from this level on
     #[arg(long, value_name = "LEVEL", env = "PODRUN_LOG", hide_env_values = true)]
     log_level: Option<LogLevel>,
+    /// Make the cgroup through systemd: not supported, and refused
+    #[arg(long, hide = true)]
+    systemd_cgroup: bool,
     /// The same as --log-level debug
     #[arg(long)]
     debug: bool,
@@ -177,6 +182,8 @@ commands! {
     Ps ps "ps",
     Recover recover "recover",
     Doctor doctor "doctor",
+    Features features "features",
+    Spec spec "spec",
     Completion completion "completion",
 }
 
@@ -235,6 +242,10 @@ fn run(cli: Cli) -> Outcome {
         return doctor::run(&roots()?, args);
     }
     host::check()?;
+    if cli.global.systemd_cgroup {
+        let error = Error::usage("--systemd-cgroup", "podrun makes its cgroups itself");
+        return Err(error.hint("choose the cgroupfs cgroup manager in the engine's configuration").into());
+    }
     let roots = roots()?;
     match cli.command {
         Command::Create(args) => create::run(&roots, args),
@@ -253,6 +264,8 @@ fn run(cli: Cli) -> Outcome {
         Command::Ps(args) => ps::run(&roots, &args),
         Command::Recover(args) => recover::run(&roots, &args),
         Command::Doctor(args) => doctor::run(&roots, &args),
+        Command::Features(args) => features::run(&args),
+        Command::Spec(args) => spec::run(&roots, &args),
         Command::Completion(args) => completion::run(&args),
     }
 }

@@ -19,6 +19,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::cgroup::{self, Cgroup};
 use crate::error::{Error, Kind, Result};
+use crate::launch::Hooks;
 use crate::paths::{ContainerId, ContainerPaths, Roots};
 use crate::protocol::{Reply, Request};
 use crate::runtime;
@@ -395,14 +396,27 @@ fn clean(roots: &Roots, id: &ContainerId, lock: Lock) -> Result<()> {
     let state = publish::read_json::<State>(&paths.state()).ok().flatten();
     let own = cgroup::container_path(roots, id)?;
     // A path from a file that was tampered with must not decide what is killed.
-    let recorded =
-        state.filter(|state| state.mode == Mode::Oci && state.id == *id).map(|state| state.cgroup_path);
+    let recorded = state
+        .as_ref()
+        .filter(|state| state.mode == Mode::Oci && state.id == *id)
+        .map(|state| state.cgroup_path.clone());
     for path in std::iter::once(own).chain(recorded) {
         if let Some(cgroup) = Cgroup::open(&path)? {
             cgroup.kill()?;
             cgroup::remove(&path)?;
         }
     }
+    let hooks = state.as_ref().map(|state| poststop(&paths, state));
     store::remove(roots, id)?;
-    lock.remove(&paths.lock)
+    lock.remove(&paths.lock)?;
+    if let Some(hooks) = hooks.flatten() {
+        hooks.poststop();
+    }
+    Ok(())
+}
+
+/// What is to be done once the container is gone; nothing, where its configuration cannot be read.
+fn poststop(paths: &ContainerPaths, state: &State) -> Option<Hooks> {
+    let spec = publish::read_json::<Spec>(&paths.spec()).ok()??;
+    Hooks::of(&spec, &state.id, &state.bundle).ok()
 }

@@ -13,10 +13,11 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::credentials::{self, ProcessPlan};
 use super::gate::{self, Gate};
+use super::hooks::Hooks;
 use super::plan::Plan;
 use super::{
     Init, Stdio, Terminal, command, dev, identity, init, masks, mounts, network, rootfs, sources, terminal,
-    userns,
+    time, userns,
 };
 use crate::cgroup::Cgroup;
 use crate::error::{Error, Result};
@@ -68,7 +69,15 @@ pub fn create(plan: Plan, cgroup: &Cgroup, stdio: Stdio, gate: Gate) -> Result<I
     let child = Child { plan, stdio, gate: theirs, listener, ending: theirs_ending, maps, builder };
     let mut keep: Vec<BorrowedFd<'_>> = child.stdio.fds().collect();
     keep.push(child.gate.as_fd());
-    keep.extend(child.listener.iter().chain(&child.ending).chain(&child.builder).chain(&child.plan.preserved).map(AsFd::as_fd));
+    keep.extend(
+        child
+            .listener
+            .iter()
+            .chain(&child.ending)
+            .chain(&child.builder)
+            .chain(&child.plan.preserved)
+            .map(AsFd::as_fd),
+    );
     keep.extend(child.maps.iter().flatten().map(AsFd::as_fd));
     let clone = Clone3 { namespaces: child.plan.namespaces.new, cgroup: Some(cgroup.as_fd()), keep: &keep };
     let spawn = || clone.spawn(&child, main);
@@ -81,9 +90,10 @@ pub fn create(plan: Plan, cgroup: &Cgroup, stdio: Stdio, gate: Gate) -> Result<I
         None => Ok(None),
     };
     // The child's ends: with them open here, its end would not be an end of file.
+    let hooks = child.plan.hooks.clone();
     drop(child);
     let built = builder.and_then(|builder| {
-        let built = gate::wait_until_built(&ours);
+        let built = attend(&ours, &hooks, init.pid);
         userns::finish(builder);
         built
     });
@@ -110,6 +120,16 @@ fn in_namespace_at(path: &Path, spawn: impl FnOnce() -> std::io::Result<Cloned>)
     spawned.map_err(|error| Error::io("start init in the pid namespace", path, &error))
 }
 
+/// Does the parent's part while init is built.
+fn attend(gate: &OwnedFd, hooks: &Hooks, pid: i32) -> Result<Option<Terminal>> {
+    if hooks.wait_for_parent() {
+        gate::wait_until_isolated(gate)?;
+        hooks.create_runtime(pid)?;
+        gate::go(gate)?;
+    }
+    gate::wait_until_built(gate)
+}
+
 /// A child of a process with threads may wait for ever for a lock that another thread held.
 pub(super) fn assert_single_threaded() -> Result<()> {
     match is_single_threaded() {
@@ -128,9 +148,10 @@ fn main(child: &Child) -> ! {
         Ok((file, proc, connection)) => {
             let gate = connection.as_ref().unwrap_or(&child.gate).as_fd();
             let proc = proc.as_ref();
-            let error = match &child.ending {
-                None => execute(&process, &file, proc),
-                Some(ending) => {
+            let error = match (child.plan.hooks.start_container(), &child.ending) {
+                (Err(error), _) => error,
+                (Ok(()), None) => execute(&process, &file, proc),
+                (Ok(()), Some(ending)) => {
                     let terminal = has_terminal(child);
                     let command = init::Command { process: &process, file: &file, proc, gate, terminal };
                     init::run(&command, ending.as_fd())
@@ -198,6 +219,11 @@ fn build(child: &Child, process: &mut ProcessPlan) -> Result<Ready> {
     if let Some(terminal) = &terminal {
         terminal::bind_console(&root, &terminal.slave)?;
     }
+    if plan.hooks.wait_for_parent() && !gate::isolated(&child.gate)? {
+        // Nobody is left to whom anything could be told.
+        clone::exit(0);
+    }
+    plan.hooks.create_container()?;
     masks::write_sysctls(&plan.sysctls)?;
     masks::read_only(&root, &plan.read_only_paths)?;
     masks::hide(&root, &plan.masked)?;
@@ -249,6 +275,7 @@ fn namespaces(plan: &Plan) -> Result<()> {
             LinuxNamespaceType::Network => LinkNameSpaceType::Network,
             LinuxNamespaceType::Ipc => LinkNameSpaceType::InterProcessCommunication,
             LinuxNamespaceType::Uts => LinkNameSpaceType::HostNameAndNISDomainName,
+            LinuxNamespaceType::Time => LinkNameSpaceType::Time,
             // The plan lets no other through.
             _ => LinkNameSpaceType::ControlGroup,
         };
@@ -260,6 +287,9 @@ fn namespaces(plan: &Plan) -> Result<()> {
         // Not by clone3: the namespace would begin at the parent's cgroup.
         nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP)
             .map_err(|errno| Error::failed("make a cgroup namespace", errno.desc()))?;
+    }
+    if let Some(offsets) = &plan.namespaces.time {
+        time::enter_new(offsets)?;
     }
     if plan.namespaces.is_new(LinuxNamespaceType::Network) {
         network::loopback_up()?;

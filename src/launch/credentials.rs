@@ -16,6 +16,7 @@ use super::identity::{self, Identity, Who};
 use super::labels::Labels;
 use super::plan::c_string;
 use super::root;
+use super::scheduling::Scheduling;
 use super::seccomp::{Filter, Wanted};
 use crate::error::{Error, Result};
 use crate::spec::settings::Settings;
@@ -45,6 +46,7 @@ pub(super) struct ProcessPlan {
     pub(super) labels: Labels,
     /// How many descriptors from 3 on it has beyond 0, 1 and 2.
     pub(super) preserved: usize,
+    pub(super) scheduling: Scheduling,
 }
 
 /// The five sets of `capabilities(7)`.
@@ -106,6 +108,7 @@ impl ProcessPlan {
             filter: None,
             labels: Labels::of(process)?,
             preserved: 0,
+            scheduling: Scheduling::of(process, spec)?,
         })
     }
 
@@ -205,6 +208,7 @@ pub(super) fn assume(plan: &mut ProcessPlan, root: impl AsFd) -> Result<()> {
         limit_resource(*resource, *limit)?;
     }
     rustix::process::umask(Mode::from_raw_mode(plan.umask & 0o777));
+    plan.scheduling.apply()?;
     own_pipes(&identity)?;
     // As root first: the directory may be below one that the user may not search.
     let entered = enter_cwd(plan, &root);

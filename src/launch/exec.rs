@@ -24,6 +24,7 @@ use super::child::{assert_single_threaded, execute, take_stdio, take_terminal};
 use super::credentials::{self, ProcessPlan};
 use super::mounts::copy_tree;
 use super::plan::Namespaces;
+use super::scheduling::Cpus;
 use super::userns::{self, Maps};
 use super::{Stdio, command, gate};
 use crate::cgroup::Cgroup;
@@ -164,8 +165,7 @@ pub fn exec(
     let fixed = [init, child.report.as_fd()];
     let witness = child.witness.as_ref().map(AsFd::as_fd);
     let preserved = child.plan.preserved.iter().map(AsFd::as_fd);
-    let keep: Vec<BorrowedFd<'_>> =
-        child.stdio.fds().chain(fixed).chain(witness).chain(preserved).collect();
+    let keep: Vec<BorrowedFd<'_>> = child.stdio.fds().chain(fixed).chain(witness).chain(preserved).collect();
     let clone = Clone3 { namespaces: 0, cgroup: Some(cgroup.as_fd()), keep: &keep };
     let Cloned { pid, pidfd } = usher(&child, &clone)?;
     Ok(Execed { pid, pidfd, report })
@@ -210,6 +210,8 @@ const BY_CHILD: ThreadNameSpaceType = ThreadNameSpaceType::CONTROL_GROUP.union(T
 fn show_in(usher: &Usher<'_>) -> ! {
     let child = usher.child;
     let made = credentials::set_oom_score(child.plan.process.oom_score_adj).and_then(|()| {
+        // The child begins in the container's cgroup: its first CPUs are those of its maker.
+        child.plan.process.scheduling.affinity.initial.map_or(Ok(()), Cpus::apply)?;
         let mut join = child.plan.join.difference(BY_CHILD);
         join.set(ThreadNameSpaceType::PROCESS_ID, child.plan.pid);
         // The child has for a moment what its maker has. Of the cgroup that is a view without a way up.
@@ -291,6 +293,7 @@ fn join(child: &Child<'_>) -> Result<Error> {
         gate::opened(&child.report, take_terminal(&root, &process, size, true)?)?;
     }
     let proc = process.labels.prepare()?;
+    process.scheduling.affinity.last.map_or(Ok(()), Cpus::apply)?;
     credentials::assume(&mut process, &root)?;
     let file = command::find(&process.args[0], process.path())?;
     Ok(execute(&process, &file, proc.as_ref()))

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //!  init                              supervisor, or `start`
+//!    'N' ──────────────────────────▶ hooks of the parent         (while it is created, if any)
+//!        ◀────────────────────────── 'G'
 //!    'B', its terminal ────────────▶ built                       (while it is created)
 //!        ◀────────────────────────── 'G'                         go
 //!    execve closes it ─────────────▶ EOF: executed
@@ -28,6 +30,8 @@ use crate::sys::pass;
 const BUILT: u8 = b'B';
 /// What comes before everything else a joining process reports, with its terminal.
 const TERMINAL: u8 = b'T';
+/// What it says before: its namespaces and mounts are there, it waits for its parent's hooks.
+const ISOLATED: u8 = b'N';
 /// What releases it.
 const GO: u8 = b'G';
 /// No error is longer.
@@ -67,12 +71,21 @@ fn gone() -> Error {
     Error::failed("start", "init ended before it was released").hint("was it killed? see `podrun state`")
 }
 
+/// Reads until the child says that it waits for the hooks of its parent, or why it does not.
+pub(super) fn wait_until_isolated(gate: &OwnedFd) -> Result<()> {
+    wait_for(gate, ISOLATED).map(drop)
+}
+
 /// Reads until the child says that it is built, or why it is not. Its terminal comes with the good news.
 pub(super) fn wait_until_built(gate: &OwnedFd) -> Result<Option<Terminal>> {
+    wait_for(gate, BUILT)
+}
+
+fn wait_for(gate: &OwnedFd, word: u8) -> Result<Option<Terminal>> {
     let (mut first, mut fds) = ([0], Vec::new());
     let failed = |errno| Error::os("wait for init", errno);
     let read = rustix::io::retry_on_intr(|| pass::receive(gate, &mut first, &mut fds)).map_err(failed)?;
-    if read == 1 && first[0] == BUILT {
+    if read == 1 && first[0] == word {
         return Ok(terminal(fds));
     }
     let mut report = first[..read].to_vec();
@@ -104,6 +117,13 @@ fn tell(gate: impl AsFd, what: u8, terminal: Option<Terminal>) -> Result<()> {
     let fds: Vec<_> =
         terminal.iter().flat_map(|terminal| [terminal.master.as_fd(), terminal.slave.as_fd()]).collect();
     pass::send(gate, &[what], &fds).map(drop).map_err(|errno| Error::os("report to the parent", errno))
+}
+
+/// Child: says that its namespaces and mounts are there, and waits for its parent's hooks. False where
+/// nobody is left who could run them.
+pub(super) fn isolated(gate: &OwnedFd) -> Result<bool> {
+    rustix::io::write(gate, &[ISOLATED]).map_err(|errno| Error::os("report to the parent", errno))?;
+    Ok(wait_for_go(gate.as_fd()))
 }
 
 /// Child: waits until it is released over `gate`. False where nobody is left who could.

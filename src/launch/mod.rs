@@ -21,6 +21,7 @@ mod credentials;
 mod dev;
 mod exec;
 pub mod gate;
+mod hooks;
 mod identity;
 mod init;
 mod labels;
@@ -32,11 +33,13 @@ mod plan;
 pub mod probe;
 mod root;
 mod rootfs;
+mod scheduling;
 mod seccomp;
 mod sources;
 mod terminal;
 #[cfg(test)]
 mod tests;
+mod time;
 mod userns;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -48,6 +51,8 @@ use crate::spec::terminal::WindowSize;
 pub use child::create;
 pub use exec::{ExecPlan, Execed, Process, exec, plan_exec};
 pub use gate::Gate;
+pub use hooks::Hooks;
+pub use mount_options::KNOWN as MOUNT_OPTIONS;
 pub use plan::{Plan, plan};
 pub use terminal::Terminal;
 

@@ -38,6 +38,66 @@ pub(super) enum Idmap {
 /// Of a file system as a whole: a bind mount has no say in them.
 const SUPERBLOCK: [&str; 7] = ["sync", "async", "dirsync", "lazytime", "nolazytime", "mand", "nomand"];
 
+/// Every option that is understood here, for whoever asks what podrun can do. What is not among them is
+/// handed to the file system.
+pub const KNOWN: &[&str] = &[
+    "async",
+    "atime",
+    "bind",
+    "defaults",
+    "dev",
+    "diratime",
+    "dirsync",
+    "exec",
+    "idmap",
+    "lazytime",
+    "loud",
+    "mand",
+    "noatime",
+    "nodev",
+    "nodiratime",
+    "noexec",
+    "nolazytime",
+    "nomand",
+    "nosuid",
+    "nosymfollow",
+    "private",
+    "ratime",
+    "rbind",
+    "rdev",
+    "rdiratime",
+    "relatime",
+    "rexec",
+    "ridmap",
+    "rnoatime",
+    "rnodev",
+    "rnodiratime",
+    "rnoexec",
+    "rnosuid",
+    "rnosymfollow",
+    "ro",
+    "rprivate",
+    "rrelatime",
+    "rro",
+    "rrw",
+    "rshared",
+    "rslave",
+    "rstrictatime",
+    "rsuid",
+    "rsymfollow",
+    "runbindable",
+    "rw",
+    "shared",
+    "silent",
+    "slave",
+    "strictatime",
+    "suid",
+    "symfollow",
+    "sync",
+    "tmpcopyup",
+    "unbindable",
+];
+
 /// Sorts `options`; a later one overrides an earlier one.
 pub(super) fn parse<'a>(options: impl IntoIterator<Item = &'a str>) -> Options {
     let mut parsed = Options::default();
@@ -139,6 +199,16 @@ impl Options {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn every_word_that_is_said_to_be_known_is() {
+        for word in KNOWN {
+            let parsed = parse([*word]);
+            assert!(parsed.data.iter().all(|(key, _)| SUPERBLOCK.contains(&key.as_str())), "{word}");
+        }
+        assert!(KNOWN.is_sorted());
+        assert!(SUPERBLOCK.iter().all(|word| KNOWN.contains(word)));
+    }
 
     #[test]
     fn the_last_word_counts() {

@@ -8,6 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use oci_spec::runtime::{LinuxDevice, LinuxNamespaceType, Spec};
 
 use super::credentials::ProcessPlan;
+use super::hooks::Hooks;
 use super::labels;
 use super::mount_options::{self, Idmap, Options};
 use super::userns::Maps;
@@ -40,6 +41,7 @@ pub struct Plan {
     pub(super) preserved: Vec<OwnedFd>,
     pub(super) no_new_keyring: bool,
     pub(super) no_pivot: bool,
+    pub(super) hooks: Hooks,
 }
 
 impl Plan {
@@ -82,8 +84,41 @@ pub(super) struct Namespaces {
     pub(super) pid: Option<PathBuf>,
     /// Namespaces of others, to be joined by path.
     pub(super) joined: Vec<(LinuxNamespaceType, PathBuf)>,
+    /// A time namespace of its own, with these clocks moved: unshared by the child, since the clocks
+    /// can be set only while nobody is in it.
+    pub(super) time: Option<Vec<TimeOffset>>,
     /// `CLONE_NEW*`: all that a process joining the container joins, but the pid namespace.
     pub(super) owned: u32,
+}
+
+/// How far a clock of a time namespace is from the host's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct TimeOffset {
+    /// `monotonic` or `boottime`.
+    pub(super) clock: String,
+    pub(super) seconds: i64,
+    pub(super) nanoseconds: u32,
+}
+
+impl TimeOffset {
+    fn all(spec: &Spec) -> Result<Vec<Self>> {
+        let offsets = spec.linux().as_ref().and_then(|linux| linux.time_offsets().as_ref());
+        let mut all = Vec::new();
+        for (clock, offset) in offsets.into_iter().flatten() {
+            if clock != "monotonic" && clock != "boottime" {
+                return Err(Error::usage(
+                    format!("config linux.timeOffsets {clock}"),
+                    "is not one of monotonic and boottime",
+                ));
+            }
+            all.push(Self {
+                clock: clock.clone(),
+                seconds: offset.secs().unwrap_or(0),
+                nanoseconds: offset.nanosecs().unwrap_or(0),
+            });
+        }
+        Ok(all)
+    }
 }
 
 /// One mount below the root.
@@ -121,15 +156,13 @@ impl Namespaces {
             let kind = namespace.typ();
             let flag = Self::flag(kind);
             match (kind, namespace.path()) {
-                (LinuxNamespaceType::Time, _) => {
-                    return Err(unsupported(format!("a {kind} namespace")));
-                }
                 (LinuxNamespaceType::Pid, Some(path)) => namespaces.pid = Some(path.clone()),
                 (LinuxNamespaceType::Mount | LinuxNamespaceType::User, Some(path)) => {
                     return Err(unsupported(format!("joining the {kind} namespace {}", path.display())));
                 }
                 (_, Some(path)) => namespaces.joined.push((kind, path.clone())),
                 (LinuxNamespaceType::Cgroup, None) => namespaces.cgroup = true,
+                (LinuxNamespaceType::Time, None) => namespaces.time = Some(TimeOffset::all(spec)?),
                 (_, None) => namespaces.new |= u64::from(flag),
             }
             namespaces.owned |= flag;
@@ -203,6 +236,7 @@ pub fn plan(spec: &Spec, settings: &Settings, paths: &ContainerPaths, bundle: &P
         preserved: Vec::new(),
         no_new_keyring: false,
         no_pivot: false,
+        hooks: Hooks::of(spec, &paths.id()?, bundle)?,
         namespaces,
     })
 }

@@ -72,13 +72,16 @@ pub fn exec(
     let spec = read_spec(&roots.container(id))?;
     if let Some(process) = &wanted.base {
         validate::process(process)?;
+        if process.terminal().unwrap_or(false) {
+            return Err(Error::usage("config process.terminal", "exec without a shim has no terminal yet"));
+        }
     }
     let mut plan = launch::plan_exec(&spec, wanted)?;
     plan.preserve(preserved);
     let gone = || not_running(&state);
     let init = open_init(&state)?.ok_or_else(gone)?;
     let cgroup = Cgroup::open(&state.cgroup_path)?.ok_or_else(gone)?;
-    let execed = launch::exec(plan, init.as_fd(), &cgroup, inherited_stdio()?)?;
+    let execed = launch::exec(plan, init.as_fd(), &cgroup, inherited_stdio()?, None)?;
     let running = Running(execed.pidfd);
     let mut report = Vec::new();
     let read = File::from(execed.report).read_to_end(&mut report);

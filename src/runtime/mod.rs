@@ -13,6 +13,7 @@
 pub mod console;
 mod create;
 mod exec;
+mod features;
 
 use std::fs::File;
 use std::io::Read;
@@ -29,7 +30,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::cgroup::Cgroup;
 use crate::error::{Error, Kind, Result};
-use crate::launch::gate;
+use crate::launch::{Hooks, gate};
 use crate::paths::{ContainerId, ContainerPaths, Roots};
 use crate::spec::Spec;
 use crate::spec::settings::Settings;
@@ -41,6 +42,7 @@ use crate::sys::{fd, program, signal as sys_signal};
 
 pub use create::{Caller, create};
 pub use exec::{Running, exec};
+pub use features::features;
 
 /// Goes on in an image of this program that nobody can write from inside a container. For a command that
 /// makes processes of a container itself, as its first step: the program begins anew. Returns once that
@@ -112,7 +114,12 @@ pub fn start(roots: &Roots, id: &ContainerId) -> Result<()> {
         }
     }
     store::write_state(&paths, &state, Durability::Atomic)?;
-    outcome
+    outcome?;
+    let spec: Option<Spec> = publish::read_json(&paths.spec())?;
+    if let (Some(spec), Some(init)) = (spec, state.init) {
+        Hooks::of(&spec, id, &state.bundle)?.poststart(init.pid);
+    }
+    Ok(())
 }
 
 fn release(paths: &ContainerPaths) -> Result<()> {

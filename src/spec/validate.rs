@@ -35,12 +35,12 @@ pub fn validate(spec: &Spec) -> Result<()> {
             text(&field("options"), option)?;
         }
     }
+    hooks(spec)?;
     linux(spec, spec.linux().as_ref().ok_or_else(|| wrong("linux", "is missing"))?)
 }
 
 /// The same for a process alone: the container's own, or one that joins.
 pub fn process(process: &Process) -> Result<()> {
-    super::unsupported::refuse_process(process)?;
     let args = process.args().as_deref().unwrap_or_default();
     match args.first().map(String::as_str) {
         None => return Err(wrong("process.args", "is missing or empty").hint("the command goes behind `--`")),
@@ -68,6 +68,31 @@ pub fn process(process: &Process) -> Result<()> {
         }
     }
     path("process.cwd", process.cwd(), Shape::Absolute)
+}
+
+fn hooks(spec: &Spec) -> Result<()> {
+    let Some(hooks) = spec.hooks() else { return Ok(()) };
+    let prestart = hooks.prestart();
+    for (kind, list) in [
+        ("prestart", prestart),
+        ("createRuntime", hooks.create_runtime()),
+        ("createContainer", hooks.create_container()),
+        ("startContainer", hooks.start_container()),
+        ("poststart", hooks.poststart()),
+        ("poststop", hooks.poststop()),
+    ] {
+        for (index, hook) in list.iter().flatten().enumerate() {
+            let field = |name: &str| format!("hooks.{kind}[{index}].{name}");
+            path(&field("path"), hook.path(), Shape::Absolute)?;
+            for text in hook.args().iter().chain(hook.env()).flatten() {
+                self::text(&field("args"), text)?;
+            }
+            if let Some(timeout @ ..=0) = hook.timeout() {
+                return Err(wrong(field("timeout"), format!("{timeout} is not greater than zero")));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn linux(spec: &Spec, linux: &Linux) -> Result<()> {
@@ -98,6 +123,10 @@ fn linux(spec: &Spec, linux: &Linux) -> Result<()> {
             let why = "is not a setting of a namespace that the container has of its own";
             return Err(wrong(format!("linux.sysctl {name}"), why));
         }
+    }
+    let offsets = linux.time_offsets().as_ref().is_some_and(|offsets| !offsets.is_empty());
+    if offsets && !kinds.contains(&(LinuxNamespaceType::Time as u32)) {
+        return Err(wrong("linux.timeOffsets", "needs a time namespace of its own"));
     }
     let masked = linux.masked_paths().iter().flatten().map(|path| ("linux.maskedPaths", path));
     let read_only = linux.readonly_paths().iter().flatten().map(|path| ("linux.readonlyPaths", path));

@@ -13,6 +13,7 @@ pub mod mount;
 pub mod pass;
 pub mod process;
 pub mod program;
+pub mod scheduling;
 pub mod seccomp;
 pub mod signal;
 pub mod spawn;
