@@ -156,6 +156,10 @@ impl std::error::Error for Error {}
 
 /// The text of an errno as engines expect it: without a capital, without the number.
 pub fn errno_text(errno: Errno) -> String {
+    if errno == Errno::AGAIN {
+        // As the C library has it; "try again" would be advice.
+        return "resource temporarily unavailable".to_owned();
+    }
     let text = nix::errno::Errno::from_raw(errno.raw_os_error()).desc();
     let mut chars = text.chars();
     match chars.next() {
