@@ -178,10 +178,10 @@ pub(super) fn not_running(what: String, view: &podrun::state::store::View) -> Er
     use podrun::state::{Mode, Status};
     let (mode, status) = (view.state.mode, view.state.status);
     match (mode, status) {
-        (Mode::Oci, Status::Running | Status::Created) => {
+        (Mode::Oci, Status::Running | Status::Paused | Status::Created) => {
             Error::new(Kind::WrongState, what, "the container has no shim: an engine supervises it")
         }
-        (Mode::Supervised, Status::Running) => {
+        (Mode::Supervised, Status::Running | Status::Paused) => {
             Error::new(Kind::WrongState, what, "the container's shim is gone")
         }
         _ => Error::new(Kind::WrongState, what, format!("container not running: it is {status}")),

@@ -34,18 +34,22 @@ mod list;
 mod logs;
 mod out;
 mod output;
+mod pause;
 mod ps;
 mod recover;
 mod restart;
+mod resume;
 mod run;
 mod signals;
 mod spec;
 mod start;
 mod state;
+mod stats;
 mod stdin;
 mod stop;
 mod time;
 mod trace;
+mod update;
 mod wait;
 mod walls;
 
@@ -174,6 +178,10 @@ commands! {
     Kill kill "kill",
     Stop stop "stop",
     Restart restart "restart",
+    Pause pause "pause",
+    Resume resume "resume" alias "unpause",
+    Update update "update",
+    Stats stats "stats",
     Delete delete "delete",
     State state "state",
     Inspect inspect "inspect",
@@ -256,6 +264,10 @@ fn run(cli: Cli) -> Outcome {
         Command::Kill(args) => kill::run(&roots, &args),
         Command::Stop(args) => stop::run(&roots, &args),
         Command::Restart(args) => restart::run(&roots, &args),
+        Command::Pause(args) => pause::run(&roots, &args),
+        Command::Resume(args) => resume::run(&roots, &args),
+        Command::Update(args) => update::run(&roots, args),
+        Command::Stats(args) => stats::run(&roots, &args),
         Command::Delete(args) => delete::run(&roots, &args),
         Command::State(args) => state::run(&roots, &args),
         Command::Inspect(args) => inspect::run(&roots, &args),

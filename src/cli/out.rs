@@ -42,12 +42,17 @@ fn escape(json: String) -> String {
 
 /// Prints rows of tab-separated cells as columns.
 pub(super) fn table(rows: &[String]) -> Result<()> {
+    print(&columns(rows)?)
+}
+
+/// Rows of tab-separated cells as columns.
+pub(super) fn columns(rows: &[String]) -> Result<String> {
     let mut writer = tabwriter::TabWriter::new(Vec::new()).padding(3);
     let text = rows.join("\n") + "\n";
     let failed = |error: std::io::Error| Error::failed("format the table", error.to_string());
     writer.write_all(text.as_bytes()).and_then(|()| writer.flush()).map_err(failed)?;
     let bytes = writer.into_inner().map_err(|error| Error::failed("format the table", error.to_string()))?;
-    print(&String::from_utf8_lossy(&bytes))
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// `text` as one cell: on one line, without anything that a terminal would act on, and not wider

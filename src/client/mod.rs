@@ -24,6 +24,7 @@ use crate::paths::{ContainerId, ContainerPaths, Roots};
 use crate::protocol::{Reply, Request};
 use crate::runtime;
 use crate::spec::Spec;
+use crate::spec::limits::LinuxResources;
 use crate::spec::rootfiles::RootFile;
 use crate::state::lock::Lock;
 use crate::state::process::boot_id;
@@ -330,6 +331,45 @@ pub fn stop(roots: &Roots, id: &ContainerId, timeout: Option<u64>) -> Result<()>
             Reached::Without(view) if view.pid_alive => runtime::stop(roots, &view, timeout),
             Reached::Without(_) => Ok(()),
         };
+    }
+}
+
+/// Pauses a container, or lets it go on.
+pub fn set_paused(roots: &Roots, id: &ContainerId, pause: bool) -> Result<()> {
+    let request = if pause { Request::Pause } else { Request::Resume };
+    ask_or(roots, id, &request, || runtime::set_paused(roots, id, pause))
+}
+
+/// Changes the limits of a container: what `resources` do not name stays.
+pub fn update(roots: &Roots, id: &ContainerId, resources: &LinuxResources) -> Result<()> {
+    let request = Request::Update { resources: Box::new(resources.clone()) };
+    ask_or(roots, id, &request, || runtime::update(roots, id, resources))
+}
+
+/// Asks the container's shim; where there is none, does `alone` under the container's lock.
+fn ask_or(
+    roots: &Roots,
+    id: &ContainerId,
+    request: &Request,
+    alone: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let paths = roots.container(id);
+    loop {
+        if let Reached::Shim(mut client) = reach(roots, id)? {
+            match client.call(request)? {
+                Some(_) => return Ok(()),
+                // It has ended; what it leaves is for the next look.
+                None => continue,
+            }
+        }
+        // Somebody may have started it meanwhile.
+        if let Holder::Us(lock) = find_holder(&paths, id)? {
+            let result = alone();
+            if !paths.dir.exists() {
+                lock.remove(&paths.lock)?;
+            }
+            return result;
+        }
     }
 }
 

@@ -258,6 +258,8 @@ fn clone_error(error: &std::io::Error) -> Error {
         // The init of the pid namespace is gone (ENOMEM is how the kernel says that), or the
         // cgroup is (ENODEV).
         Some(Errno::NOMEM | Errno::SRCH | Errno::NODEV) => not_running(),
+        Some(errno @ Errno::AGAIN) => Error::os("start a process in the container", errno)
+            .hint("it has as many processes as its limit allows: `podrun update ID --pids-limit COUNT`"),
         _ => Error::io("start a process in", "the container", error),
     }
 }

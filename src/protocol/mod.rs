@@ -16,6 +16,7 @@
 //! A request is answered in one of three ways: [`Reply::Done`] (or the reply it asks for),
 //! [`Reply::Nothing`] (it was so already), or [`Reply::Refused`] with the reason.
 
+use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -137,6 +138,15 @@ pub enum Request {
     Follow {
         /// What the client has read.
         seen: LogPosition,
+    },
+    /// Freeze every process inside. Done once all of them stand still.
+    Pause,
+    /// Let them go on.
+    Resume,
+    /// Change the limits: what is not named stays. Done once the kernel has them and they are kept.
+    Update {
+        /// The limits to change.
+        resources: Box<LinuxResources>,
     },
     /// End the container if need be, remove everything it had, and answer when it is gone.
     Delete {

@@ -14,6 +14,7 @@ pub mod console;
 mod create;
 mod exec;
 mod features;
+mod limits;
 
 use std::fs::File;
 use std::io::Read;
@@ -43,6 +44,7 @@ use crate::sys::{fd, program, signal as sys_signal};
 pub use create::{Caller, create};
 pub use exec::{Running, exec};
 pub use features::features;
+pub use limits::{set_paused, update, update_limits};
 
 /// Goes on in an image of this program that nobody can write from inside a container. For a command that
 /// makes processes of a container itself, as its first step: the program begins anew. Returns once that
@@ -188,6 +190,12 @@ pub fn stop(roots: &Roots, view: &View, timeout: Option<u64>) -> Result<()> {
     let settings = spec.as_ref().map(Settings::of).transpose()?.unwrap_or_default();
     // An init that still waits to be started hears nothing but SIGKILL.
     if view.state.status != Status::Created {
+        // What stands still hears nothing.
+        if view.state.status == Status::Paused
+            && let Some(cgroup) = Cgroup::open(&view.state.cgroup_path)?
+        {
+            cgroup.thaw()?;
+        }
         match sys_signal::send(&init, settings.stop_signal) {
             Err(error) if Errno::from_io_error(&error) == Some(Errno::SRCH) => return Ok(()),
             other => other.map_err(|error| Error::io("stop", view.state.id.as_str(), &error))?,

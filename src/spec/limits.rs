@@ -6,9 +6,12 @@
 
 use std::collections::HashMap;
 
-use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxPids, LinuxResources, Spec};
+pub use oci_spec::runtime::LinuxResources;
+use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxPids, Spec};
 
-use crate::cgroup::limits::CPU_PERIOD;
+use serde_json::Value;
+
+use crate::cgroup::limits::{CPU_PERIOD, plan};
 use crate::error::{Error, Result};
 
 /// The least memory that a container can begin in: bytes, as docker has it.
@@ -214,12 +217,50 @@ pub fn resources(spec: &Spec) -> Option<&LinuxResources> {
     spec.linux().as_ref().and_then(|linux| linux.resources().as_ref())
 }
 
+/// Puts `changes` over the limits that `spec` has: what they do not name stays.
+pub fn merge(spec: &mut Spec, changes: &LinuxResources) -> Result<()> {
+    let failed = |error: serde_json::Error| Error::failed("merge limits", error.to_string());
+    let mut merged = serde_json::to_value(resources(spec)).map_err(failed)?;
+    overlay(&mut merged, serde_json::to_value(changes).map_err(failed)?);
+    let mut merged: LinuxResources = serde_json::from_value(merged).map_err(failed)?;
+    // A file by its own name has the last word; here the later one has to have it.
+    let named = changes.unified().clone().unwrap_or_default();
+    let mut complete = changes.clone();
+    if changes.memory().is_some() {
+        complete.set_memory(*merged.memory());
+    }
+    let changed = plan(&complete)?;
+    if let Some(mut unified) = merged.unified().clone() {
+        unified.retain(|file, _| {
+            named.contains_key(file) || changed.iter().all(|setting| setting.file != *file)
+        });
+        merged.set_unified(Some(unified));
+    }
+    let mut linux = spec.linux().clone().unwrap_or_default();
+    linux.set_resources(Some(merged));
+    spec.set_linux(Some(linux));
+    Ok(())
+}
+
+/// JSON over JSON: objects by their members, everything else as a whole; null changes nothing.
+fn overlay(below: &mut Value, above: Value) {
+    match (below, above) {
+        (_, Value::Null) => {}
+        (Value::Object(below), Value::Object(above)) => {
+            for (key, value) in above {
+                overlay(below.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (below, above) => *below = above,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use serde_json::json;
 
     use super::*;
-    use crate::cgroup::limits::plan;
 
     fn planned(limits: &Limits) -> Result<Vec<String>> {
         let resources = limits.resources()?.unwrap_or_default();
@@ -306,6 +347,26 @@ mod tests {
                 assert!(error.what.starts_with(flag), "{flag} {value:?}: {error}");
             }
         }
+    }
+
+    #[test]
+    fn a_change_leaves_the_rest_and_the_later_word_counts() {
+        let limits = |value| serde_json::from_value::<LinuxResources>(value).unwrap();
+        let mut spec = Spec::default();
+        merge(
+            &mut spec,
+            &limits(json!({"memory": {"limit": 9}, "unified": {"cpu.weight": "7", "io.weight": "3"}})),
+        )
+        .unwrap();
+        merge(
+            &mut spec,
+            &limits(json!({"memory": {"swap": 20}, "cpu": {"shares": 2}, "pids": {"limit": 5}})),
+        )
+        .unwrap();
+        let merged = serde_json::to_value(resources(&spec)).unwrap();
+        assert_eq!((&merged["memory"]["limit"], &merged["memory"]["swap"]), (&json!(9), &json!(20)));
+        assert_eq!(merged["unified"], json!({"io.weight": "3"}));
+        assert_eq!(merged["pids"]["limit"], 5);
     }
 
     proptest! {

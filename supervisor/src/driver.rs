@@ -26,6 +26,7 @@ use podrun::launch::{self, Stdio};
 use podrun::paths::ContainerPaths;
 use podrun::protocol::{Exec, Reply, Request};
 use podrun::spec::Spec;
+use podrun::spec::limits::LinuxResources;
 use podrun::spec::settings::Settings;
 use podrun::state::publish::{self, Durability};
 use podrun::state::{ExitRecord, State, Status, store};
@@ -41,6 +42,7 @@ use crate::child::{self, Known};
 use crate::exec;
 use crate::exits::{Exits, Orphan};
 use crate::fd;
+use crate::freezer::{self, Freezing};
 use crate::keep::{Exit, Keep, Notices, Order, Slot};
 use crate::log::{Drain, Pump};
 use crate::machine::{Action, Delivery, Event, Machine, Memory, Ticket, Verdict};
@@ -129,6 +131,8 @@ pub(crate) async fn run(
         inbox,
         answers: HashMap::new(),
         execs: HashMap::new(),
+        updates: HashMap::new(),
+        freezing: None,
         deadline: kill_at.and_then(|at| tokio::time::Instant::now().checked_add(left(at))),
         lock: Some(podrun::state::lock::Lock::from_fd(owned.lock)),
         finishing: false,
@@ -170,6 +174,10 @@ pub(crate) struct Driver<'a> {
     answers: HashMap<Ticket, oneshot::Sender<Answer>>,
     /// What an exec needs, between its request and the machine's word.
     execs: HashMap<Ticket, Wanted>,
+    /// What an update changes, likewise.
+    pub(crate) updates: HashMap<Ticket, Box<LinuxResources>>,
+    /// Tells when everything inside stands still.
+    pub(crate) freezing: Option<Freezing>,
     deadline: Option<tokio::time::Instant>,
     pub(crate) lock: Option<podrun::state::lock::Lock>,
     finishing: bool,
@@ -200,6 +208,10 @@ impl Driver<'_> {
                 }
                 () = signals.terminate.comes() => self.on(Event::Terminate).await,
                 () = signals.child.comes() => self.known.reap_strays(),
+                outcome = freezer::done(&mut self.freezing) => {
+                    self.freezing = None;
+                    self.on(Event::Frozen(outcome)).await;
+                }
                 notice = self.notices.next() => self.notice(notice),
                 () = sleep_until(deadline), if deadline.is_some() => {
                     self.deadline = None;
@@ -228,6 +240,10 @@ impl Driver<'_> {
                 self.on(Event::Gate(Err(error))).await;
             }
         } else if self.state.status == Status::Running {
+            // Half paused for a client that was not told so.
+            self.thaw();
+            self.rest();
+        } else if self.state.status == Status::Paused {
             self.rest();
         }
         Ok(())
@@ -246,7 +262,7 @@ impl Driver<'_> {
     }
 
     /// Has the keeper hold what must outlive this shim.
-    fn remember(&mut self, memory: Memory) {
+    pub(crate) fn remember(&mut self, memory: Memory) {
         let facts = Facts {
             roots: self.roots.clone(),
             state: self.state.clone(),
@@ -259,7 +275,7 @@ impl Driver<'_> {
         }
     }
 
-    fn write_state(&self) {
+    pub(crate) fn write_state(&self) {
         if let Err(error) = store::write_state(&self.paths, &self.state, Durability::Atomic) {
             tracing::warn!("{error}");
         }
@@ -291,6 +307,12 @@ impl Driver<'_> {
                 }
                 return;
             }
+            Ask::Plain(Request::Pause) => Event::Pause(ticket),
+            Ask::Plain(Request::Resume) => Event::Resume(ticket),
+            Ask::Plain(Request::Update { resources }) => {
+                self.updates.insert(ticket, resources);
+                Event::Update(ticket)
+            }
             Ask::Plain(other) => unreachable!("the server keeps {other:?}"),
             Ask::Exec(exec, fds, witness) => {
                 self.execs.insert(ticket, (exec, fds, witness));
@@ -303,6 +325,7 @@ impl Driver<'_> {
         };
         self.on(event).await;
         self.execs.remove(&ticket);
+        self.updates.remove(&ticket);
     }
 
     /// Feeds `event` to the machine and performs what it says, until nothing is left to do.
@@ -334,6 +357,10 @@ impl Driver<'_> {
                 self.kill_at = Timestamp::now().checked_add(time).ok();
             }
             Action::Exec(ticket) => self.exec(ticket),
+            Action::Freeze => return self.freeze().err().map(|error| Event::Frozen(Err(error))),
+            Action::Thaw => self.thaw(),
+            Action::Paused(paused) => self.paused(paused),
+            Action::Update(ticket) => self.update(ticket),
             Action::Record(verdict) => return Some(self.record(verdict).await),
             Action::Finish => self.finishing = true,
         }

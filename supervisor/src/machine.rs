@@ -14,6 +14,10 @@
 //! that caused the end is answered after the exit record is written, never before, so that
 //! `kill X; delete X` cannot race.
 
+mod pause;
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use podrun::error::{Error, Kind};
@@ -21,6 +25,8 @@ use podrun::protocol::Reply;
 use podrun::state::{Ending, ExitRecord, Status};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
+
+use pause::Pause;
 
 /// One request that waits for its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -61,6 +67,14 @@ pub(crate) enum Event {
     Delete { ticket: Ticket, force: bool },
     /// A client wants a process inside.
     Exec(Ticket),
+    /// A client wants everything inside to stand still.
+    Pause(Ticket),
+    /// What came of [`Action::Freeze`].
+    Frozen(Result<(), Error>),
+    /// A client wants it to go on.
+    Resume(Ticket),
+    /// A client changes the limits.
+    Update(Ticket),
     /// A client went away before it was answered.
     Gone(Ticket),
     /// The gate was opened, and the command was executed or not.
@@ -95,6 +109,14 @@ pub(crate) enum Action {
     Arm(Duration),
     /// Run the process of this ticket; the driver answers it.
     Exec(Ticket),
+    /// Freeze everything inside; [`Event::Frozen`] follows, unless it is let go on before.
+    Freeze,
+    /// Let everything inside go on.
+    Thaw,
+    /// Publish whether the container is paused.
+    Paused(bool),
+    /// Change the limits as this ticket asks; the driver answers it.
+    Update(Ticket),
     /// Drain the log, write the exit record, reap; [`Event::Recorded`] follows.
     Record(Verdict),
     /// Finish: the durable record, the last acknowledgements, and the end of the shim.
@@ -144,6 +166,7 @@ pub(crate) struct Machine {
     stop_signal: i32,
     stop_timeout: Duration,
     phase: Phase,
+    pause: Pause,
     memory: Memory,
     /// Those who want the command to run, until it does.
     starters: Vec<Ticket>,
@@ -174,6 +197,7 @@ impl Machine {
             stop_signal,
             stop_timeout,
             phase,
+            pause: if status == Status::Paused { Pause::Yes } else { Pause::No },
             memory,
             starters: Vec::new(),
             waiters: Vec::new(),
@@ -206,11 +230,29 @@ impl Machine {
                 }
             },
             Event::Delete { ticket, force } => self.delete(ticket, force),
-            Event::Exec(ticket) => match self.phase {
-                Phase::Running => vec![Action::Exec(ticket)],
+            Event::Exec(ticket) => match (&self.phase, &self.pause) {
+                (Phase::Running, Pause::No) => vec![Action::Exec(ticket)],
+                // It would be born frozen, and never answer.
+                (Phase::Running, _) => {
+                    vec![self.refuse(
+                        ticket,
+                        "is paused",
+                        Some(format!("`podrun resume {}` first", self.name)),
+                    )]
+                }
                 _ => vec![self.refuse_not_running(ticket)],
             },
+            Event::Pause(ticket) => self.pause(ticket),
+            Event::Frozen(outcome) => self.frozen(outcome),
+            Event::Resume(ticket) => self.go_on(ticket),
+            Event::Update(ticket) => match self.phase {
+                Phase::Ending | Phase::Ended(_) => vec![self.refuse_not_running(ticket)],
+                _ => vec![Action::Update(ticket)],
+            },
             Event::Gone(ticket) => {
+                if let Pause::Asked(tickets) = &mut self.pause {
+                    tickets.retain(|waiting| *waiting != ticket);
+                }
                 for list in [&mut self.waiters, &mut self.enders, &mut self.deleters] {
                     list.retain(|waiting| *waiting != ticket);
                 }
@@ -295,7 +337,8 @@ impl Machine {
             return vec![];
         }
         let again = std::mem::replace(&mut self.memory.stopping, true);
-        let mut actions = Vec::new();
+        // What stands still hears nothing.
+        let mut actions = self.thaw();
         // A second `stop` may shorten or lengthen the wait; the signal is sent once.
         if !again || timeout.is_some() {
             actions.push(Action::Arm(timeout.unwrap_or(self.stop_timeout)));
@@ -363,11 +406,16 @@ impl Machine {
             Some(signal) if was_killed => Some(Ending::Signaled { signal, core: false }),
             _ => ending,
         };
-        vec![Action::Record(Verdict {
+        let mut actions = Vec::new();
+        if let Pause::Asked(tickets) = std::mem::take(&mut self.pause) {
+            actions.extend(tickets.into_iter().map(|ticket| self.refuse_not_running(ticket)));
+        }
+        actions.push(Action::Record(Verdict {
             ending,
             killed_by_other: was_killed && !self.memory.killed,
             start_failed: self.memory.start_failed.clone(),
-        })]
+        }));
+        actions
     }
 
     fn recorded(&mut self, record: Box<ExitRecord>) -> Vec<Action> {
@@ -401,149 +449,5 @@ impl Machine {
             _ => None,
         };
         self.refuse(ticket, "container not running", hint)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use std::collections::HashMap;
-
-    const TERM: i32 = 15;
-
-    fn machine() -> Machine {
-        Machine::resume("c".into(), TERM, Duration::from_secs(10), Status::Created, Memory::default())
-    }
-
-    fn running() -> Machine {
-        let mut machine = machine();
-        assert_eq!(machine.on(Event::Start { ticket: Ticket(0), again: false }), [Action::OpenGate]);
-        let actions = machine.on(Event::Gate(Ok(())));
-        assert_eq!(actions, [Action::Running, Action::Answer(Ticket(0), Reply::Done)]);
-        machine
-    }
-
-    fn record() -> Box<ExitRecord> {
-        Box::new(ExitRecord::unknown(None, "").ended(Ending::Exited(0)))
-    }
-
-    #[test]
-    fn a_kill_that_ends_the_container_is_answered_after_the_record() {
-        let mut machine = running();
-        machine.on(Event::Signal { ticket: Ticket(1), signal: TERM, all: false });
-        let sender = Sender::Client(Ticket(1));
-        let delivered = Event::Delivered { sender, signal: TERM, delivery: Delivery::Fatal };
-        assert_eq!(machine.on(delivered), []);
-        let ended = machine.on(Event::InitEnded(Some(Ending::Signaled { signal: 9, core: false })));
-        let [Action::Record(verdict)] = &ended[..] else { panic!("{ended:?}") };
-        assert_eq!(verdict.ending, Some(Ending::Signaled { signal: TERM, core: false }));
-        assert!(!verdict.killed_by_other);
-        let answers = machine.on(Event::Recorded(record()));
-        assert_eq!(answers, [Action::Answer(Ticket(1), Reply::Done), Action::Finish]);
-    }
-
-    #[test]
-    fn a_sigkill_from_elsewhere_is_told_apart() {
-        let ended = running().on(Event::InitEnded(Some(Ending::Signaled { signal: 9, core: false })));
-        let [Action::Record(verdict)] = &ended[..] else { panic!("{ended:?}") };
-        assert!(verdict.killed_by_other);
-    }
-
-    #[test]
-    fn stop_sends_its_signal_once_and_then_kills() {
-        let mut machine = running();
-        let first = machine.on(Event::Stop { ticket: Ticket(1), timeout: None });
-        assert_eq!(first.len(), 2);
-        assert_eq!(machine.on(Event::Terminate), [], "SIGTERM to the shim does not send it again");
-        assert_eq!(machine.on(Event::TimeUp), [Action::KillAll]);
-    }
-
-    #[test]
-    fn a_running_container_is_deleted_only_by_force() {
-        let mut machine = running();
-        let refused = machine.on(Event::Delete { ticket: Ticket(1), force: false });
-        assert!(matches!(&refused[..], [Action::Answer(_, Reply::Refused(_))]), "{refused:?}");
-        assert_eq!(machine.on(Event::Delete { ticket: Ticket(2), force: true }), [Action::KillAll]);
-        assert_eq!(machine.deleters(), [Ticket(2)]);
-    }
-
-    fn any_event() -> impl Strategy<Value = Event> {
-        let ending = prop_oneof![
-            (0..256).prop_map(Ending::Exited),
-            (1..65).prop_map(|signal| Ending::Signaled { signal, core: false }),
-        ];
-        prop_oneof![
-            4 => Just(Event::Start { ticket: Ticket(0), again: false }),
-            2 => Just(Event::Gate(Ok(()))),
-            1 => Just(Event::Gate(Err(Error::failed("a", "b")))),
-            2 => (1..65).prop_map(|signal| Event::Signal { ticket: Ticket(0), signal, all: false }),
-            2 => Just(Event::Stop { ticket: Ticket(0), timeout: None }),
-            2 => Just(Event::Wait(Ticket(0))),
-            1 => any::<bool>().prop_map(|force| Event::Delete { ticket: Ticket(0), force }),
-            1 => Just(Event::Exec(Ticket(0))),
-            1 => Just(Event::TimeUp),
-            1 => Just(Event::Terminate),
-            1 => ending.prop_map(|ending| Event::InitEnded(Some(ending))),
-        ]
-    }
-
-    proptest! {
-        /// Whatever comes in whatever order: the gate opens once, one record is written, nothing
-        /// is sent to an ended init, and every request is answered once, `Start` after the end
-        /// excepted.
-        #[test]
-        fn any_sequence_keeps_the_invariants(events in prop::collection::vec(any_event(), 0..60), fatal: bool) {
-            let mut machine = machine();
-            let (mut gates, mut records, mut finished) = (0, 0, 0);
-            let mut owed: HashMap<Ticket, bool> = HashMap::new();
-            let mut next = 1;
-            let end = Event::InitEnded(Some(Ending::Exited(0)));
-            for mut event in events.into_iter().chain([end]) {
-                if let Event::Gate(_) = event && gates == 0 { continue; }
-                match &mut event {
-                    Event::Start { ticket, .. } | Event::Wait(ticket) | Event::Exec(ticket)
-                    | Event::Signal { ticket, .. } | Event::Stop { ticket, .. } | Event::Delete { ticket, .. } => {
-                        *ticket = Ticket(next);
-                        next += 1;
-                    }
-                    _ => {}
-                }
-                let answered = match &event {
-                    Event::Start { ticket, .. } => (records == 0).then_some(*ticket),
-                    Event::Wait(ticket) | Event::Exec(ticket) | Event::Signal { ticket, .. } => Some(*ticket),
-                    Event::Stop { ticket, .. } => Some(*ticket),
-                    _ => None,
-                };
-                owed.extend(answered.map(|ticket| (ticket, true)));
-                let mut queue = machine.on(event);
-                while !queue.is_empty() {
-                    let mut more = Vec::new();
-                    for action in queue.drain(..) {
-                        match action {
-                            Action::OpenGate => gates += 1,
-                            Action::Deliver { sender, signal, .. } => {
-                                prop_assert_eq!(records, 0, "a signal after the end");
-                                let delivery = if fatal { Delivery::Fatal } else { Delivery::Sent };
-                                more.extend(machine.on(Event::Delivered { sender, signal, delivery }));
-                            }
-                            Action::KillAll => prop_assert_eq!(records, 0, "a kill after the end"),
-                            Action::Record(_) => {
-                                records += 1;
-                                more.extend(machine.on(Event::Recorded(record())));
-                            }
-                            Action::Answer(ticket, _) => { owed.remove(&ticket); }
-                            Action::Exec(ticket) => { owed.remove(&ticket); }
-                            Action::Finish => finished += 1,
-                            Action::Running | Action::Arm(_) => {}
-                        }
-                    }
-                    queue = more;
-                }
-            }
-            prop_assert!(gates <= 1);
-            prop_assert_eq!((records, finished), (1, 1));
-            prop_assert!(owed.is_empty(), "unanswered: {:?}", owed);
-        }
     }
 }

@@ -34,6 +34,7 @@ mod exec;
 mod exits;
 mod fd;
 mod finish;
+mod freezer;
 mod guests;
 mod keep;
 mod keeper;

@@ -27,6 +27,7 @@ mod oci_conventions;
 mod oci_exec;
 mod oci_fields;
 mod oci_hooks;
+mod pause;
 mod races;
 mod seccomp;
 mod signals;

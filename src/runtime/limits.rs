@@ -1,0 +1,72 @@
+//! Pausing and limits where a command, or the shim, holds the container's lock.
+
+use std::path::Path;
+
+use super::not_running;
+use crate::cgroup::Cgroup;
+use crate::error::{Error, Kind, Result};
+use crate::paths::{ContainerId, ContainerPaths, Roots};
+use crate::spec::Spec;
+use crate::spec::limits::{self, LinuxResources};
+use crate::state::publish::{self, Durability};
+use crate::state::{State, Status, store};
+
+/// Puts `changes` over the container's limits: into its cgroup where it has one, then into `spec.json`, so
+/// that a later start keeps them. The caller holds the container's lock.
+pub fn update_limits(
+    paths: &ContainerPaths,
+    cgroup: Option<&Cgroup>,
+    changes: &LinuxResources,
+) -> Result<()> {
+    let path = paths.spec();
+    let mut spec: Spec =
+        publish::read_json(&path)?.ok_or_else(|| Error::at("read", &path, rustix::io::Errno::NOENT))?;
+    limits::merge(&mut spec, changes)?;
+    let merged = limits::resources(&spec);
+    if let (Some(cgroup), Some(merged)) = (cgroup, merged) {
+        cgroup.apply(&crate::cgroup::limits::plan(merged)?)?;
+        if changes.devices().is_some() {
+            cgroup.replace_devices(Some(merged))?;
+        }
+    }
+    publish::json(&path, &spec, Durability::Atomic)
+}
+
+/// Changes the limits of a container that has no shim. The caller holds its lock.
+pub fn update(roots: &Roots, id: &ContainerId, changes: &LinuxResources) -> Result<()> {
+    let view = store::find_locked(roots, id)?.ok_or_else(|| Error::no_such_container(id))?;
+    let cgroup = match view.pid_alive {
+        true => Some(open(&view.state.cgroup_path, &view.state)?),
+        false => None,
+    };
+    update_limits(&roots.container(id), cgroup.as_ref(), changes)
+}
+
+/// Pauses a container that has no shim, or lets it go on. The caller holds its lock.
+pub fn set_paused(roots: &Roots, id: &ContainerId, pause: bool) -> Result<()> {
+    let view = store::find_locked(roots, id)?.ok_or_else(|| Error::no_such_container(id))?;
+    let mut state = view.state;
+    let is = match state.status {
+        Status::Running if view.pid_alive => false,
+        Status::Paused if view.pid_alive => true,
+        _ => return Err(not_running(&state)),
+    };
+    if pause == is {
+        return match pause {
+            true => Ok(()),
+            false => Err(Error::new(Kind::WrongState, format!("container {id}"), "is not paused")),
+        };
+    }
+    let cgroup = open(&state.cgroup_path, &state)?;
+    if pause {
+        cgroup.freeze_and_wait()?
+    } else {
+        cgroup.thaw()?
+    }
+    state.status = if pause { Status::Paused } else { Status::Running };
+    store::write_state(&roots.container(id), &state, Durability::Atomic)
+}
+
+fn open(path: &Path, state: &State) -> Result<Cgroup> {
+    Cgroup::open(path)?.ok_or_else(|| not_running(state))
+}

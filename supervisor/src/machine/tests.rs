@@ -1,0 +1,161 @@
+use super::*;
+use proptest::prelude::*;
+use std::collections::HashMap;
+
+const TERM: i32 = 15;
+
+fn machine() -> Machine {
+    Machine::resume("c".into(), TERM, Duration::from_secs(10), Status::Created, Memory::default())
+}
+
+fn running() -> Machine {
+    let mut machine = machine();
+    assert_eq!(machine.on(Event::Start { ticket: Ticket(0), again: false }), [Action::OpenGate]);
+    let actions = machine.on(Event::Gate(Ok(())));
+    assert_eq!(actions, [Action::Running, Action::Answer(Ticket(0), Reply::Done)]);
+    machine
+}
+
+fn record() -> Box<ExitRecord> {
+    Box::new(ExitRecord::unknown(None, "").ended(Ending::Exited(0)))
+}
+
+#[test]
+fn a_kill_that_ends_the_container_is_answered_after_the_record() {
+    let mut machine = running();
+    machine.on(Event::Signal { ticket: Ticket(1), signal: TERM, all: false });
+    let sender = Sender::Client(Ticket(1));
+    let delivered = Event::Delivered { sender, signal: TERM, delivery: Delivery::Fatal };
+    assert_eq!(machine.on(delivered), []);
+    let ended = machine.on(Event::InitEnded(Some(Ending::Signaled { signal: 9, core: false })));
+    let [Action::Record(verdict)] = &ended[..] else { panic!("{ended:?}") };
+    assert_eq!(verdict.ending, Some(Ending::Signaled { signal: TERM, core: false }));
+    assert!(!verdict.killed_by_other);
+    let answers = machine.on(Event::Recorded(record()));
+    assert_eq!(answers, [Action::Answer(Ticket(1), Reply::Done), Action::Finish]);
+}
+
+#[test]
+fn a_sigkill_from_elsewhere_is_told_apart() {
+    let ended = running().on(Event::InitEnded(Some(Ending::Signaled { signal: 9, core: false })));
+    let [Action::Record(verdict)] = &ended[..] else { panic!("{ended:?}") };
+    assert!(verdict.killed_by_other);
+}
+
+#[test]
+fn stop_sends_its_signal_once_and_then_kills() {
+    let mut machine = running();
+    let first = machine.on(Event::Stop { ticket: Ticket(1), timeout: None });
+    assert_eq!(first.len(), 2);
+    assert_eq!(machine.on(Event::Terminate), [], "SIGTERM to the shim does not send it again");
+    assert_eq!(machine.on(Event::TimeUp), [Action::KillAll]);
+}
+
+#[test]
+fn a_running_container_is_deleted_only_by_force() {
+    let mut machine = running();
+    let refused = machine.on(Event::Delete { ticket: Ticket(1), force: false });
+    assert!(matches!(&refused[..], [Action::Answer(_, Reply::Refused(_))]), "{refused:?}");
+    assert_eq!(machine.on(Event::Delete { ticket: Ticket(2), force: true }), [Action::KillAll]);
+    assert_eq!(machine.deleters(), [Ticket(2)]);
+}
+
+#[test]
+fn a_paused_container_refuses_exec_and_is_thawed_to_be_stopped() {
+    let mut machine = running();
+    assert_eq!(machine.on(Event::Pause(Ticket(1))), [Action::Freeze]);
+    assert_eq!(machine.on(Event::Pause(Ticket(2))), []);
+    let done = |ticket| Action::Answer(Ticket(ticket), Reply::Done);
+    assert_eq!(machine.on(Event::Frozen(Ok(()))), [Action::Paused(true), done(1), done(2)]);
+    let refused = machine.on(Event::Exec(Ticket(3)));
+    assert!(matches!(&refused[..], [Action::Answer(_, Reply::Refused(_))]), "{refused:?}");
+    let stop = machine.on(Event::Stop { ticket: Ticket(4), timeout: None });
+    assert_eq!(stop[..2], [Action::Thaw, Action::Paused(false)]);
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    let ending = prop_oneof![
+        (0..256).prop_map(Ending::Exited),
+        (1..65).prop_map(|signal| Ending::Signaled { signal, core: false }),
+    ];
+    prop_oneof![
+        4 => Just(Event::Start { ticket: Ticket(0), again: false }),
+        2 => Just(Event::Gate(Ok(()))),
+        1 => Just(Event::Gate(Err(Error::failed("a", "b")))),
+        2 => (1..65).prop_map(|signal| Event::Signal { ticket: Ticket(0), signal, all: false }),
+        2 => Just(Event::Stop { ticket: Ticket(0), timeout: None }),
+        2 => Just(Event::Wait(Ticket(0))),
+        1 => any::<bool>().prop_map(|force| Event::Delete { ticket: Ticket(0), force }),
+        1 => Just(Event::Exec(Ticket(0))),
+        2 => Just(Event::Pause(Ticket(0))),
+        2 => Just(Event::Resume(Ticket(0))),
+        2 => Just(Event::Frozen(Ok(()))),
+        1 => Just(Event::Frozen(Err(Error::failed("a", "b")))),
+        1 => Just(Event::Update(Ticket(0))),
+        1 => Just(Event::TimeUp),
+        1 => Just(Event::Terminate),
+        1 => ending.prop_map(|ending| Event::InitEnded(Some(ending))),
+    ]
+}
+
+proptest! {
+    /// Whatever comes in whatever order: the gate opens once, one record is written, nothing
+    /// is sent to an ended init, and every request is answered once, `Start` after the end
+    /// excepted.
+    #[test]
+    fn any_sequence_keeps_the_invariants(events in prop::collection::vec(any_event(), 0..60), fatal: bool) {
+        let mut machine = machine();
+        let (mut gates, mut records, mut finished) = (0, 0, 0);
+        let mut owed: HashMap<Ticket, bool> = HashMap::new();
+        let mut next = 1;
+        let end = Event::InitEnded(Some(Ending::Exited(0)));
+        for mut event in events.into_iter().chain([end]) {
+            if let Event::Gate(_) = event && gates == 0 { continue; }
+            match &mut event {
+                Event::Start { ticket, .. } | Event::Wait(ticket) | Event::Exec(ticket)
+                | Event::Pause(ticket) | Event::Resume(ticket) | Event::Update(ticket)
+                | Event::Signal { ticket, .. } | Event::Stop { ticket, .. } | Event::Delete { ticket, .. } => {
+                    *ticket = Ticket(next);
+                    next += 1;
+                }
+                _ => {}
+            }
+            let answered = match &event {
+                Event::Start { ticket, .. } => (records == 0).then_some(*ticket),
+                Event::Wait(ticket) | Event::Exec(ticket) | Event::Signal { ticket, .. } => Some(*ticket),
+                Event::Pause(ticket) | Event::Resume(ticket) | Event::Update(ticket) => Some(*ticket),
+                Event::Stop { ticket, .. } => Some(*ticket),
+                _ => None,
+            };
+            owed.extend(answered.map(|ticket| (ticket, true)));
+            let mut queue = machine.on(event);
+            while !queue.is_empty() {
+                let mut more = Vec::new();
+                for action in queue.drain(..) {
+                    match action {
+                        Action::OpenGate => gates += 1,
+                        Action::Deliver { sender, signal, .. } => {
+                            prop_assert_eq!(records, 0, "a signal after the end");
+                            let delivery = if fatal { Delivery::Fatal } else { Delivery::Sent };
+                            more.extend(machine.on(Event::Delivered { sender, signal, delivery }));
+                        }
+                        Action::KillAll => prop_assert_eq!(records, 0, "a kill after the end"),
+                        Action::Record(_) => {
+                            records += 1;
+                            more.extend(machine.on(Event::Recorded(record())));
+                        }
+                        Action::Answer(ticket, _) => { owed.remove(&ticket); }
+                        Action::Exec(ticket) | Action::Update(ticket) => { owed.remove(&ticket); }
+                        Action::Finish => finished += 1,
+                        Action::Freeze => prop_assert_eq!(records, 0, "a freeze after the end"),
+                        Action::Running | Action::Arm(_) | Action::Thaw | Action::Paused(_) => {}
+                    }
+                }
+                queue = more;
+            }
+        }
+        prop_assert!(gates <= 1);
+        prop_assert_eq!((records, finished), (1, 1));
+        prop_assert!(owed.is_empty(), "unanswered: {:?}", owed);
+    }
+}
