@@ -23,6 +23,7 @@ mod log_rotation;
 mod logs;
 mod mounts;
 mod oci;
+mod oci_bad;
 mod oci_conventions;
 mod oci_exec;
 mod oci_fields;
