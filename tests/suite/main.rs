@@ -31,6 +31,7 @@ mod oci_hooks;
 mod races;
 mod seccomp;
 mod signals;
+mod supervised_bundle;
 mod survive;
 mod terminal;
 mod userns;

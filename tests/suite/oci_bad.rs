@@ -62,14 +62,26 @@ fn a_field_that_is_wrong_or_missing_is_named() {
         ("/process/user/uid", json!(4_294_967_296_u64), "config process.user.uid"),
         ("/process/env", json!([1]), "config process.env[0]"),
         ("/process/env", json!(["A"]), "config process.env[0]"),
-        ("/process/rlimits", json!([{"type": "RLIMIT_X", "soft": 1, "hard": 1}]), "config process.rlimits[0]"),
-        ("/process/rlimits", json!([{"type": "RLIMIT_CORE", "soft": 2, "hard": 1}]), "config process.rlimits[0]"),
+        (
+            "/process/rlimits",
+            json!([{"type": "RLIMIT_X", "soft": 1, "hard": 1}]),
+            "config process.rlimits[0]",
+        ),
+        (
+            "/process/rlimits",
+            json!([{"type": "RLIMIT_CORE", "soft": 2, "hard": 1}]),
+            "config process.rlimits[0]",
+        ),
         ("/process/capabilities", json!({"bounding": ["CAP_X"]}), "config process.capabilities"),
         ("/linux", removed.clone(), "config linux"),
         ("/linux/namespaces", json!([]), "config linux.namespaces"),
         ("/linux/namespaces", json!([{"type": "moon"}]), "config linux.namespaces[0].type"),
         ("/linux/namespaces", json!([{"type": "mount"}, {"type": "mount"}]), "config linux.namespaces[1]"),
-        ("/linux/namespaces", json!([{"type": "mount"}, {"type": "uts", "path": "x"}]), "config linux.namespaces[1].path"),
+        (
+            "/linux/namespaces",
+            json!([{"type": "mount"}, {"type": "uts", "path": "x"}]),
+            "config linux.namespaces[1].path",
+        ),
         ("/linux/sysctl", json!({"vm.swappiness": "1"}), "config linux.sysctl vm.swappiness"),
         ("/linux/maskedPaths", json!(["relative"]), "config linux.maskedPaths"),
         ("/linux/cgroupsPath", json!("/../x"), "linux.cgroupsPath"),
@@ -119,7 +131,8 @@ fn a_bundle_with_any_change_is_refused_or_runs_and_leaves_nothing_campaign() {
         let mut config = config(root.to_str().expect("UTF-8"), &["true"]);
         change(&mut random, &mut config);
         let dir = bundle(&podrun.dir().join("bundle"), &config);
-        let output = podrun.sh(&format!("podrun create --bundle {} o </dev/null >/dev/null", dir.display())).run();
+        let output =
+            podrun.sh(&format!("podrun create --bundle {} o </dev/null >/dev/null", dir.display())).run();
         if output.code != Some(0) {
             output.is_a_failure(output.code.filter(|code| *code == 1 || *code == 2).expect("a failure"), "");
             podrun.cmd(["list", "-q"]).prints("");
