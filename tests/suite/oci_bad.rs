@@ -24,7 +24,7 @@ fn a_configuration_that_is_none_is_refused() {
     for (text, reason) in [
         ("", "EOF while parsing"),
         ("{", "EOF while parsing"),
-        ("[]", "config: invalid"),
+        ("[]", "config ociVersion"),
         ("null", "config: invalid type: null"),
         ("{}{}", "trailing characters"),
         ("\u{feff}{}", "expected value"),
@@ -131,8 +131,12 @@ fn a_bundle_with_any_change_is_refused_or_runs_and_leaves_nothing_campaign() {
         let mut config = config(root.to_str().expect("UTF-8"), &["true"]);
         change(&mut random, &mut config);
         let dir = bundle(&podrun.dir().join("bundle"), &config);
-        let output =
-            podrun.sh(&format!("podrun create --bundle {} o </dev/null >/dev/null", dir.display())).run();
+        // An init that waits keeps what its creator had.
+        let create = format!(
+            "podrun create --bundle {} o </dev/null >/dev/null 2>said || {{ code=$?; cat said >&2; exit $code; }}",
+            dir.display()
+        );
+        let output = podrun.sh(&create).run();
         if output.code != Some(0) {
             output.is_a_failure(output.code.filter(|code| *code == 1 || *code == 2).expect("a failure"), "");
             podrun.cmd(["list", "-q"]).prints("");
