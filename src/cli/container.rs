@@ -1,13 +1,16 @@
 //! The options that `create` and `run` share.
 
+use std::path::Path;
+
 use podrun::client::ranges::{self, Reserved};
 use podrun::error::{Error, Kind, Result};
 use podrun::paths::{ContainerId, Roots};
+use podrun::runtime;
 use podrun::spec::host::Host;
 use podrun::spec::options::{Network, Rootfs, Userns};
-use podrun::spec::settings::STOP_TIMEOUT;
+use podrun::spec::settings::{STOP_TIMEOUT, Settings};
 use podrun::spec::terminal::WindowSize;
-use podrun::spec::{self, Compiled, Options, env};
+use podrun::spec::{self, Compiled, Options, bundle, env};
 
 use super::limits::LimitArgs;
 use super::walls::WallArgs;
@@ -160,6 +163,34 @@ const WINDOW: WindowSize = WindowSize { rows: 24, columns: 80 };
 pub(super) fn own_window() -> Option<WindowSize> {
     let fds = [rustix::stdio::stdout(), rustix::stdio::stdin(), rustix::stdio::stderr()];
     fds.into_iter().find_map(|fd| rustix::termios::tcgetwinsize(fd).ok()).map(WindowSize::from)
+}
+
+/// The container that the OCI bundle at `dir` describes, for a shim.
+pub(super) fn of_bundle(dir: &Path, rm: bool) -> Result<Compiled> {
+    let dir = std::path::absolute(dir).map_err(|error| Error::io("resolve", dir, &error))?;
+    let mut spec = runtime::read_config(&dir)?;
+    let hooks = spec.hooks().as_ref();
+    let some = |hooks: Option<&Vec<_>>| hooks.is_some_and(|hooks| !hooks.is_empty());
+    let placed = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
+    for (field, given) in [
+        ("linux.cgroupsPath", placed.is_some_and(|path| !path.as_os_str().is_empty())),
+        ("hooks.poststart", some(hooks.and_then(|hooks| hooks.poststart().as_ref()))),
+        ("hooks.poststop", some(hooks.and_then(|hooks| hooks.poststop().as_ref()))),
+    ] {
+        if given {
+            return Err(Error::usage(
+                format!("config {field}"),
+                "is for containers that an engine supervises",
+            ));
+        }
+    }
+    bundle::anchor(&mut spec, &dir);
+    let mut settings = Settings::of(&spec)?;
+    settings.rm |= rm;
+    let mut annotations = spec.annotations().clone().unwrap_or_default();
+    settings.write_to(&mut annotations);
+    spec.set_annotations(Some(annotations));
+    Ok(Compiled { spec, settings, files: Vec::new() })
 }
 
 /// The entries that `--env` means.

@@ -8,7 +8,7 @@ use podrun::runtime::Caller;
 use podrun::state::publish::{self, Durability};
 use podrun::{client, runtime};
 
-use super::container::ContainerArgs;
+use super::container::{ContainerArgs, of_bundle};
 use super::limits::LimitArgs;
 use super::walls::WallArgs;
 use super::{Outcome, descriptors, out};
@@ -27,6 +27,9 @@ pub(super) struct Args {
     /// Create from an OCI bundle; the caller supervises
     #[arg(long, short, value_name = "DIR", conflicts_with_all = ["container", "walls", "limits"])]
     bundle: Option<PathBuf>,
+    /// Give the bundle a shim of podrun's own
+    #[arg(long, conflicts_with_all = ["rootfs", "preserve_fds", "no_pivot", "no_new_keyring", "console_socket"])]
+    supervise: bool,
     /// Write the pid of the container's first process here
     #[arg(long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
@@ -57,7 +60,7 @@ impl Args {
 }
 
 pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
-    if let Some(bundle) = &args.bundle {
+    if let Some(bundle) = args.bundle.as_ref().filter(|_| !args.supervise) {
         runtime::protect_program()?;
         let listen_fds = descriptors::listen_fds()?;
         let caller = Caller {
@@ -72,7 +75,10 @@ pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
         runtime::create(roots, &args.id, bundle, caller)?;
         return Ok(0);
     }
-    let (compiled, reserved) = args.container.compile(args.walls, args.limits, roots, &args.id, false)?;
+    let (compiled, reserved) = match &args.bundle {
+        Some(bundle) => (of_bundle(bundle, false)?, None),
+        None => args.container.compile(args.walls, args.limits, roots, &args.id, false)?,
+    };
     let (_, pid) = client::create(roots, &args.id, &compiled.spec, &compiled.files)?;
     drop(reserved);
     publish_pid(roots, &args.id, pid, args.pid_file.as_deref())?;

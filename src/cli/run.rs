@@ -10,7 +10,7 @@ use podrun::paths::{ContainerId, Roots};
 use podrun::protocol::{Reply, Request};
 use podrun::state::ExitRecord;
 
-use super::container::ContainerArgs;
+use super::container::{ContainerArgs, of_bundle};
 use super::create::{discard, publish_pid};
 use super::follow::{Follower, OnClosedOutput};
 use super::limits::LimitArgs;
@@ -26,7 +26,8 @@ pub(super) const ABOUT: &str = "Create a container and run its command";
 
 #[derive(Debug, clap::Args)]
 #[command(about = ABOUT, after_help = "Example: podrun run --rm --rootfs /:O -- /bin/echo hello\n\
-             Example: podrun run -d web --rootfs /srv/web -- /usr/bin/httpd -f")]
+             Example: podrun run -d web --rootfs /srv/web -- /usr/bin/httpd -f\n\
+             Example: podrun run --bundle /path/to/bundle web")]
 pub(super) struct Args {
     /// The container's name; one is made up where it is left out
     #[arg(value_name = "ID")]
@@ -37,6 +38,9 @@ pub(super) struct Args {
     /// Delete the container once it has ended
     #[arg(long)]
     rm: bool,
+    /// Run an OCI bundle
+    #[arg(long, short, value_name = "DIR", conflicts_with_all = ["container", "walls", "limits"])]
+    bundle: Option<PathBuf>,
     /// Write the pid of the container's first process here
     #[arg(long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
@@ -54,7 +58,10 @@ pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
         None => made_up()?,
     };
     let interactive = args.container.interactive;
-    let (compiled, reserved) = args.container.compile(args.walls, args.limits, roots, &id, args.rm)?;
+    let (compiled, reserved) = match &args.bundle {
+        Some(bundle) => (of_bundle(bundle, args.rm)?, None),
+        None => args.container.compile(args.walls, args.limits, roots, &id, args.rm)?,
+    };
     // From here on a signal is the container's, once it runs.
     let signals = if args.detach { None } else { Some(Signals::register()?) };
     let (mut client, pid) = client::create(roots, &id, &compiled.spec, &compiled.files)?;

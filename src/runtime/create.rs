@@ -169,7 +169,7 @@ fn build(
 }
 
 /// `config.json` of the bundle.
-pub(super) fn read_config(bundle: &Path) -> Result<Spec> {
+pub fn read_config(bundle: &Path) -> Result<Spec> {
     let path = bundle.join("config.json");
     let text = std::fs::read(&path).map_err(|error| {
         Error::io("read", &path, &error)

@@ -41,7 +41,7 @@ use crate::state::store::{self, View};
 use crate::state::{Ending, ExitRecord, State, Status};
 use crate::sys::{fd, program, signal as sys_signal};
 
-pub use create::{Caller, create};
+pub use create::{Caller, create, read_config};
 pub use exec::{Running, exec};
 pub use features::features;
 pub use limits::{set_paused, update, update_limits};

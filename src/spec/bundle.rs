@@ -1,5 +1,7 @@
 //! `config.json` as an engine wrote it.
 
+use std::path::Path;
+
 use oci_spec::runtime::Process;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -21,6 +23,22 @@ pub fn parse_process(text: &[u8]) -> Result<Process> {
     let mut value = json(text, "process")?;
     complete(&mut value);
     typed(value, "process")
+}
+
+/// Makes `config`, which was read at `bundle`, mean the same wherever it is kept: its relative paths begin
+/// there.
+pub fn anchor(config: &mut Spec, bundle: &Path) {
+    if let Some(mut root) = config.root().clone() {
+        root.set_path(bundle.join(root.path()));
+        config.set_root(Some(root));
+    }
+    for mount in config.mounts_mut().iter_mut().flatten() {
+        let is = |word: &str| mount.options().iter().flatten().any(|option| option == word);
+        let bind = mount.typ().as_deref() == Some("bind") || is("bind") || is("rbind");
+        if let Some(source) = mount.source().clone().filter(|_| bind) {
+            mount.set_source(Some(bundle.join(source)));
+        }
+    }
 }
 
 fn json(text: &[u8], what: &str) -> Result<Value> {

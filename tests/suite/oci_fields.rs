@@ -205,6 +205,28 @@ fn devices_and_hidden_and_read_only_places() {
 }
 
 #[test]
+fn a_setting_of_a_namespace_is_written() {
+    let podrun = Podrun::new();
+    let told = inside(&podrun, &busybox(), "cat /proc/sys/kernel/shm_rmid_forced", |config| {
+        config["linux"]["sysctl"] = json!({"kernel.shm_rmid_forced": "1"});
+    });
+    assert_eq!(told, "1\n");
+    refused(&podrun, "config linux.sysctl net.core.somaxconn", |config| {
+        config["linux"]["sysctl"] = json!({"net.core.somaxconn": "1"});
+    });
+}
+
+#[test]
+fn the_root_is_propagated_as_asked() {
+    let podrun = Podrun::new();
+    let shared = "awk '$5 == \"/\"' /proc/self/mountinfo | grep -c shared: || true";
+    let told = |word: &str| {
+        inside(&podrun, &busybox(), shared, |config| config["linux"]["rootfsPropagation"] = json!(word))
+    };
+    assert_eq!((told("shared"), told("private"), told("slave")), ("1\n".into(), "0\n".into(), "0\n".into()));
+}
+
+#[test]
 fn what_is_not_done_is_refused_by_name() {
     let podrun = Podrun::new();
     for (pointer, value, field) in [

@@ -170,6 +170,14 @@ fn a_privileged_container_has_no_walls_but_its_namespaces() {
 }
 
 #[test]
+fn a_device_node_of_ones_own_opens_nothing_unless_privileged() {
+    // A number of the range that is nobody's: what is allowed finds no driver.
+    let script = "mknod /dev/x c 240 77; dd if=/dev/x count=1 2>&1 | sed 's/.*: //'";
+    both_print(&["--cap-add", "MKNOD"], script, "Operation not permitted\n");
+    both_print(&["--privileged"], script, "No such device or address\n");
+}
+
+#[test]
 fn limits_of_processes_and_settings_of_namespaces_are_set() {
     let script = "ulimit -Sn; ulimit -Hn; ulimit -c; cat /proc/sys/kernel/msgmax /proc/self/oom_score_adj";
     let options = [
