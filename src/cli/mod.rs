@@ -15,11 +15,13 @@ use clap::{ArgMatches, Args as _, FromArgMatches, Parser, Subcommand, ValueEnum}
 use podrun::error::Error;
 use podrun::paths::{ContainerId, Roots};
 
+mod attach;
 mod completion;
 mod container;
 mod create;
 mod delete;
 mod descriptors;
+mod detach;
 mod doctor;
 mod document;
 mod exec;
@@ -38,12 +40,14 @@ mod ps;
 mod recover;
 mod restart;
 mod run;
+mod session;
 mod signals;
 mod spec;
 mod start;
 mod state;
 mod stdin;
 mod stop;
+mod terminal;
 mod time;
 mod trace;
 mod wait;
@@ -170,6 +174,7 @@ commands! {
     Run run "run",
     Start start "start",
     Exec exec "exec",
+    Attach attach "attach",
     Wait wait "wait",
     Kill kill "kill",
     Stop stop "stop",
@@ -252,6 +257,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Run(args) => run::run(&roots, args),
         Command::Start(args) => start::run(&roots, &args),
         Command::Exec(args) => exec::run(&roots, args),
+        Command::Attach(args) => attach::run(&roots, args),
         Command::Wait(args) => wait::run(&roots, &args),
         Command::Kill(args) => kill::run(&roots, &args),
         Command::Stop(args) => stop::run(&roots, &args),

@@ -41,7 +41,7 @@ use crate::state::{Ending, ExitRecord, State, Status};
 use crate::sys::{fd, program, signal as sys_signal};
 
 pub use create::{Caller, create};
-pub use exec::{Running, exec};
+pub use exec::{Beside, Running, exec};
 pub use features::features;
 
 /// Goes on in an image of this program that nobody can write from inside a container. For a command that

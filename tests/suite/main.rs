@@ -29,6 +29,7 @@ mod oci_fields;
 mod oci_hooks;
 mod races;
 mod seccomp;
+mod sessions;
 mod signals;
 mod survive;
 mod terminal;
