@@ -157,7 +157,7 @@ impl ContainerArgs {
 }
 
 /// The size of a terminal that nobody looks at yet.
-const WINDOW: WindowSize = WindowSize { rows: 24, columns: 80 };
+pub(super) const WINDOW: WindowSize = WindowSize { rows: 24, columns: 80 };
 
 /// The size of our own terminal, where we have one.
 pub(super) fn own_window() -> Option<WindowSize> {

@@ -17,7 +17,8 @@ use podrun::state::publish::{self, Durability};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
-use super::container::{not_running, variables};
+use super::container::{WINDOW, not_running, own_window, variables};
+use super::session::{self, Left};
 use super::signals::Signals;
 use super::start::is_oci;
 use super::{Outcome, descriptors};
@@ -26,7 +27,8 @@ use super::{Outcome, descriptors};
 pub(super) const ABOUT: &str = "Run a process inside a running container";
 
 #[derive(Debug, clap::Args)]
-#[command(about = ABOUT, after_help = "Example: podrun exec web --env FOO=bar --cwd /tmp -- /bin/sh -c 'pwd; echo $FOO'")]
+#[command(about = ABOUT, after_help = "Example: podrun exec web --env FOO=bar --cwd /tmp -- /bin/sh -c 'pwd; echo $FOO'\n\
+             Example: podrun exec -it web bash")]
 pub(super) struct Args {
     /// Pass our stdin on
     #[arg(long, short)]
@@ -34,6 +36,12 @@ pub(super) struct Args {
     /// Return at once; the process runs on with nothing attached
     #[arg(long, short, conflicts_with = "interactive")]
     detach: bool,
+    /// Give it a terminal
+    #[arg(long, short)]
+    tty: bool,
+    /// Send the master of its terminal over this unix socket; for containers that an engine supervises
+    #[arg(long, value_name = "SOCKET")]
+    console_socket: Option<PathBuf>,
     /// Set an environment variable on top of the container's; a bare KEY passes on your own value
     #[arg(long, short, value_name = "KEY=VALUE")]
     env: Vec<String>,
@@ -104,9 +112,15 @@ fn by_ourselves(roots: &Roots, args: Args) -> Outcome {
         cwd: args.cwd,
         user: args.user,
         capabilities: args.cap,
+        terminal: args.tty,
     };
     let mut signals = if args.detach { None } else { Some(Signals::register()?) };
-    let running = runtime::exec(roots, &args.id, &wanted, preserved, args.pid_file.as_deref())?;
+    let beside = runtime::Beside {
+        preserved,
+        pid_file: args.pid_file.as_deref(),
+        console_socket: args.console_socket.as_deref(),
+    };
+    let running = runtime::exec(roots, &args.id, &wanted, beside)?;
     let Some(signals) = &mut signals else { return Ok(0) };
     loop {
         let mut fds = [PollFd::new(&running, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
@@ -127,6 +141,7 @@ fn by_shim(roots: &Roots, args: Args) -> Outcome {
         ("--process", args.process.is_some()),
         ("--cap", !args.cap.is_empty()),
         ("--preserve-fds", args.preserve_fds > 0),
+        ("--console-socket", args.console_socket.is_some()),
     ] {
         if given {
             return Err(
@@ -134,18 +149,24 @@ fn by_shim(roots: &Roots, args: Args) -> Outcome {
             );
         }
     }
+    if args.tty && args.detach {
+        return Err(Error::usage(what(), "-t and -d exclude each other: nobody would sit there").into());
+    }
+    let pid_file = args.pid_file.as_deref();
     let request = Exec {
         env: variables(&args.env)?,
         args: args.command.clone(),
         cwd: args.cwd.clone(),
         user: args.user.clone(),
         detach: args.detach,
+        terminal: args.tty.then(|| own_window().unwrap_or(WINDOW)),
         ..Exec::default()
     };
     let null = File::options().read(true).write(true).open("/dev/null");
     let null = null.map_err(|error| Error::io("open", "/dev/null", &error))?;
     let own = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
     let fds = match (args.detach, args.interactive) {
+        _ if args.tty => [null.as_fd(); 3],
         (true, _) => [null.as_fd(); 3],
         (false, true) => own,
         (false, false) => [null.as_fd(), own[1], own[2]],
@@ -155,7 +176,12 @@ fn by_shim(roots: &Roots, args: Args) -> Outcome {
         Begun::NotRunning(view) => return Err(not_running(what(), &view).into()),
     };
     let signals = if args.detach { None } else { Some(Signals::register()?) };
-    match attend(&mut execution, signals, args.pid_file.as_deref())? {
+    let attended = match signals {
+        Some(signals) if args.tty => sit(&mut execution, args.interactive, signals, pid_file)?,
+        signals => attend(&mut execution, signals, pid_file)?,
+    };
+    match attended {
+        Some(Attended::Signalled(signal)) => Ok(u8::try_from(128 + signal).unwrap_or(u8::MAX)),
         Some(Attended::Detached) => Ok(0),
         Some(Attended::Ended(ending)) => Ok(u8::try_from(ending.code()).unwrap_or(u8::MAX)),
         None => Err(Error::failed(what(), "its exit code is unknown: the container ended").into()),
@@ -166,6 +192,46 @@ fn by_shim(roots: &Roots, args: Args) -> Outcome {
 enum Attended {
     Detached,
     Ended(Ending),
+    Signalled(i32),
+}
+
+/// Sits before the process's terminal until its end. `None` where the container ended first.
+fn sit(
+    process: &mut Execution<'_>,
+    interactive: bool,
+    signals: Signals,
+    pid_file: Option<&Path>,
+) -> Result<Option<Attended>> {
+    let master = loop {
+        match process.try_receive()? {
+            Received::Reply(reply, fds) => match *reply {
+                Reply::Refused(error) => return Err(error),
+                // Its shim died before it had passed the terminal on, which went with it.
+                Reply::ExecEnded(ending) => return Ok(Some(Attended::Ended(ending))),
+                Reply::Started { pid, .. } => {
+                    publish_pid(pid, pid_file)?;
+                    break fds.into_iter().next();
+                }
+                _ => {}
+            },
+            Received::Closed => return Ok(None),
+            Received::NotYet => {}
+        }
+        match poll(&mut [PollFd::new(process, PollFlags::IN)], None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(Error::os("poll", errno)),
+        }
+    };
+    let master = master.ok_or_else(|| Error::failed("exec", "the shim passed no terminal"))?;
+    Ok(match session::run(process, master, interactive, signals)? {
+        Left::Ended(ending) => Some(Attended::Ended(ending)),
+        Left::Signalled(signal) => Some(Attended::Signalled(signal)),
+        Left::Lost => None,
+    })
+}
+
+fn publish_pid(pid: i32, file: Option<&Path>) -> Result<()> {
+    file.map_or(Ok(()), |file| publish::bytes(file, pid.to_string().as_bytes(), Durability::Atomic))
 }
 
 /// Waits for the process's end, and passes signals on meanwhile. Without `signals` it is left alone
@@ -179,9 +245,7 @@ fn attend(
         match process.try_receive()? {
             Received::Reply(reply, _) => match *reply {
                 Reply::Started { pid, .. } => {
-                    if let Some(file) = pid_file {
-                        publish::bytes(file, pid.to_string().as_bytes(), Durability::Atomic)?;
-                    }
+                    publish_pid(pid, pid_file)?;
                     if signals.is_none() {
                         return Ok(Some(Attended::Detached));
                     }

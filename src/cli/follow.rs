@@ -10,6 +10,7 @@
 //! nobody guesses. A shim that dies is followed by the next one, from what was seen on.
 
 use jiff::Timestamp;
+use nix::libc::SIGWINCH;
 use podrun::client::{self, Client, Reached, Received};
 use podrun::error::{Error, Result};
 use podrun::log::line::Stream;
@@ -23,6 +24,7 @@ use rustix::io::Errno;
 use super::output::Output;
 use super::signals::Signals;
 use super::stdin::Stdin;
+use super::terminal::Terminal;
 
 /// How much of the log is taken at once: what is pending in memory stays bounded by it.
 const STEP: u64 = 256 << 10;
@@ -34,6 +36,17 @@ pub(super) enum OnClosedOutput {
     GoOn,
     /// There is nobody left to follow for (`logs -f`).
     Leave,
+}
+
+/// Why a following is over.
+#[derive(Debug)]
+pub(super) enum Left {
+    /// The container has ended; its exit record, where the shim told it.
+    Ended(Option<ExitRecord>),
+    /// The keys to detach were typed.
+    Detached,
+    /// This signal came while our terminal was the container's: its own keys make its signals.
+    Signalled(i32),
 }
 
 /// Gives one signal to the container.
@@ -51,6 +64,8 @@ pub(super) struct Follower<'a> {
     /// Our signals, and what to do with each.
     pub(super) signals: Option<(Signals, &'a Forward<'a>)>,
     pub(super) stdin: Option<Stdin>,
+    /// The container's terminal.
+    pub(super) terminal: Option<Terminal>,
     /// When to stop at the latest.
     pub(super) until: Option<Timestamp>,
     /// Whether to ask for the exit record at the end.
@@ -89,11 +104,13 @@ struct Progressing {
     /// There is nothing left to read up to `seen`.
     exhausted: bool,
     past_until: bool,
+    /// A signal that was meant for us.
+    signalled: Option<i32>,
 }
 
 impl Follower<'_> {
-    /// Follows to the end. The exit record, where the shim told it.
-    pub(super) fn run(mut self) -> Result<Option<ExitRecord>> {
+    /// Follows to the end, or until we leave.
+    pub(super) fn run(mut self) -> Result<Left> {
         let mut state = Progressing {
             seen: LogPosition::default(),
             ended: false,
@@ -101,6 +118,7 @@ impl Follower<'_> {
             record: None,
             exhausted: false,
             past_until: false,
+            signalled: None,
         };
         if self.client.is_none() {
             self.end(&mut state)?;
@@ -116,12 +134,18 @@ impl Follower<'_> {
             if served && told || left || !self.poll(&mut state)? {
                 break;
             }
+            if let Some(signal) = state.signalled {
+                return Ok(Left::Signalled(signal));
+            }
+            if self.stdin.as_ref().is_some_and(Stdin::is_detached) {
+                return Ok(Left::Detached);
+            }
         }
         if self.reader.skipped() > 0 {
             tracing::warn!(lines = self.reader.skipped(), "the log has lines that are no records");
         }
         self.output.finish()?;
-        Ok(state.record)
+        Ok(Left::Ended(state.record))
     }
 
     /// Keeps one question before the shim.
@@ -148,7 +172,12 @@ impl Follower<'_> {
         self.client = None;
         state.asked = Asked::Nothing;
         // One that cannot be reached, for whatever reason, tells no more than the files do.
-        if let Ok(Reached::Shim(client)) = client::reach(self.roots, self.id) {
+        if let Ok(Reached::Shim(mut client)) = client::reach(self.roots, self.id) {
+            // Where the keeper died, too, nobody but this command still has the terminal: nothing it
+            // prints will ever be seen, so it hangs up.
+            if self.terminal.is_some() && client.call(&Request::Terminal).is_err() {
+                (self.terminal, self.stdin) = (None, None);
+            }
             self.client = Some(client);
             return Ok(());
         }
@@ -209,7 +238,7 @@ impl Follower<'_> {
         for (what, flags) in ready.into_iter().filter(|(_, flags)| !flags.is_empty()) {
             match what {
                 Ready::Client => self.receive(state)?,
-                Ready::Signals => self.forward(),
+                Ready::Signals => self.forward(state),
                 Ready::Output(stream) => self.output.write(stream, flags),
                 Ready::OwnStdin => self.stdin.iter_mut().for_each(Stdin::read),
                 Ready::Stdin => self.stdin.iter_mut().for_each(|stdin| stdin.write(flags)),
@@ -249,10 +278,22 @@ impl Follower<'_> {
         Ok(())
     }
 
-    /// Passes our signals on. A container that has just ended hears none, which is no error.
-    fn forward(&mut self) {
+    /// Passes our signals on. A container that has just ended hears none, which is no error. With a raw
+    /// terminal they were not typed, and are for this command alone.
+    fn forward(&mut self, state: &mut Progressing) {
         let Some((signals, forward)) = &mut self.signals else { return };
         for signal in signals.pending() {
+            match &self.terminal {
+                Some(terminal) if signal == SIGWINCH => {
+                    terminal.resized();
+                    continue;
+                }
+                Some(terminal) if terminal.is_raw() => {
+                    state.signalled = Some(signal);
+                    continue;
+                }
+                _ => {}
+            }
             if let Err(error) = forward(signal) {
                 tracing::debug!(signal, %error, "not forwarded");
             }

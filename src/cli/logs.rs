@@ -80,6 +80,7 @@ pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
         output: Output::new(),
         signals: None,
         stdin: None,
+        terminal: None,
         until: args.until.filter(|_| args.follow),
         wants_record: false,
         on_closed_output: OnClosedOutput::Leave,

@@ -15,11 +15,13 @@ use clap::{ArgMatches, Args as _, FromArgMatches, Parser, Subcommand, ValueEnum}
 use podrun::error::Error;
 use podrun::paths::{ContainerId, Roots};
 
+mod attach;
 mod completion;
 mod container;
 mod create;
 mod delete;
 mod descriptors;
+mod detach;
 mod doctor;
 mod document;
 mod exec;
@@ -40,6 +42,7 @@ mod recover;
 mod restart;
 mod resume;
 mod run;
+mod session;
 mod signals;
 mod spec;
 mod start;
@@ -47,6 +50,7 @@ mod state;
 mod stats;
 mod stdin;
 mod stop;
+mod terminal;
 mod time;
 mod trace;
 mod update;
@@ -174,6 +178,7 @@ commands! {
     Run run "run",
     Start start "start",
     Exec exec "exec",
+    Attach attach "attach",
     Wait wait "wait",
     Kill kill "kill",
     Stop stop "stop",
@@ -260,6 +265,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Run(args) => run::run(&roots, args),
         Command::Start(args) => start::run(&roots, &args),
         Command::Exec(args) => exec::run(&roots, args),
+        Command::Attach(args) => attach::run(&roots, args),
         Command::Wait(args) => wait::run(&roots, &args),
         Command::Kill(args) => kill::run(&roots, &args),
         Command::Stop(args) => stop::run(&roots, &args),

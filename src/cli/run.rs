@@ -7,17 +7,18 @@ use podrun::error::{Error, Result};
 use podrun::log::format::Format;
 use podrun::log::reader::{Reader, Selection};
 use podrun::paths::{ContainerId, Roots};
-use podrun::protocol::{Reply, Request};
+use podrun::protocol::Request;
 use podrun::state::ExitRecord;
 
+use super::attach::{Seat, unreadable};
 use super::container::{ContainerArgs, of_bundle};
 use super::create::{discard, publish_pid};
-use super::follow::{Follower, OnClosedOutput};
+use super::detach::DetachKeys;
+use super::follow::{Follower, Left, OnClosedOutput};
 use super::limits::LimitArgs;
 use super::logs::Readable;
 use super::output::Output;
 use super::signals::Signals;
-use super::stdin::Stdin;
 use super::walls::WallArgs;
 use super::{Outcome, out};
 
@@ -44,6 +45,9 @@ pub(super) struct Args {
     /// Write the pid of the container's first process here
     #[arg(long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
+    /// The keys that leave the container alone, with -i and -t; empty for none
+    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
+    detach_keys: DetachKeys,
     #[command(flatten)]
     container: ContainerArgs,
     #[command(flatten)]
@@ -57,24 +61,34 @@ pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
         Some(id) => id,
         None => made_up()?,
     };
-    let interactive = args.container.interactive;
     let (compiled, reserved) = match &args.bundle {
         Some(bundle) => (of_bundle(bundle, args.rm)?, None),
         None => args.container.compile(args.walls, args.limits, roots, &id, args.rm)?,
     };
+    let process = compiled.spec.process().as_ref();
+    let has_terminal = process.is_some_and(|process| process.terminal().unwrap_or(false));
     // From here on a signal is the container's, once it runs.
     let signals = if args.detach { None } else { Some(Signals::register()?) };
     let (mut client, pid) = client::create(roots, &id, &compiled.spec, &compiled.files)?;
     drop(reserved);
     publish_pid(roots, &id, pid, args.pid_file.as_deref())?;
-    let stdin = match interactive && !args.detach {
-        true => Some(stdin_of(&mut client).map_err(|error| discard(roots, &id, error))?),
-        false => None,
+    let seated = match args.detach {
+        true => None,
+        false => {
+            let seat = Seat { stdin: true, once: true, keys: has_terminal.then_some(args.detach_keys) };
+            let seated = seat.take(&mut client, &compiled.spec);
+            let gone = || Error::failed(format!("start {id}"), "the container's shim went away");
+            let seated = seated.and_then(|seated| seated.ok_or_else(gone));
+            Some(seated.map_err(|error| discard(roots, &id, error))?)
+        }
     };
     // With --rm the file goes with the container: it is opened before that can happen.
     let paths = roots.container(&id);
     let (log, format) = match Readable::of(&paths, &compiled.settings.logging) {
         Some(Readable { path, format }) => (path, format),
+        None if has_terminal && !args.detach => {
+            return Err(discard(roots, &id, unreadable(format!("run {id} on a terminal"))).into());
+        }
         // There is no such file, and never will be.
         None => (paths.log(), Format::K8sFile),
     };
@@ -89,7 +103,7 @@ pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
             return Err(discard(roots, &id, error).into());
         }
     }
-    let Some(signals) = signals else {
+    let (Some(signals), Some(seated)) = (signals, seated) else {
         return match out::line(&id) {
             Ok(()) => Ok(0),
             // Nobody would know the name of what runs.
@@ -104,40 +118,30 @@ pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
         reader,
         output: Output::new(),
         signals: Some((signals, &forward)),
-        stdin,
+        stdin: seated.stdin,
+        terminal: seated.terminal,
         until: None,
         wants_record: true,
         on_closed_output: OnClosedOutput::GoOn,
         until_gone: args.rm,
     };
-    let record = match follower.run()? {
-        Some(record) => record,
-        None => client::wait(roots, &id)?,
-    };
-    code(&id, &record)
+    match follower.run()? {
+        Left::Ended(Some(record)) => code(&id, &record),
+        Left::Ended(None) => code(&id, &client::wait(roots, &id)?),
+        // The container runs on.
+        Left::Detached => Ok(0),
+        Left::Signalled(signal) => Ok(u8::try_from(128 + signal).unwrap_or(u8::MAX)),
+    }
 }
 
 /// The exit code that `record` tells.
-fn code(id: &ContainerId, record: &ExitRecord) -> Outcome {
+pub(super) fn code(id: &ContainerId, record: &ExitRecord) -> Outcome {
     match record.exit_code.and_then(|code| u8::try_from(code).ok()) {
         Some(code) => Ok(code),
         None => {
             let why = record.reason.clone().unwrap_or_else(|| "nobody saw it end".to_owned());
             Err(Error::failed(format!("container {id}"), format!("its exit code is unknown: {why}")).into())
         }
-    }
-}
-
-/// The container's stdin, carried by this process, which ends with it.
-fn stdin_of(client: &mut client::Client) -> Result<Stdin> {
-    client.send(&Request::Stdin { once: true }, &[])?;
-    match client.receive()? {
-        Some((Reply::Refused(error), _)) => Err(error),
-        Some((_, fds)) => match fds.into_iter().next() {
-            Some(writer) => Stdin::new(writer),
-            None => Err(Error::failed("stdin", "the shim passed no descriptor")),
-        },
-        None => Err(Error::failed("stdin", "the container's shim went away")),
     }
 }
 

@@ -6,6 +6,9 @@ use podrun::error::{Error, Result};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
+use rustix::termios::{SpecialCodeIndex, isatty, tcgetattr};
+
+use super::detach::DetachKeys;
 
 const BUFFER: usize = 64 << 10;
 
@@ -15,21 +18,61 @@ const BUFFER: usize = 64 << 10;
 pub(super) struct Stdin {
     /// The container's end; closing it is its end of file.
     writer: Option<OwnedFd>,
-    buffer: Vec<u8>,
-    pending: std::ops::Range<usize>,
+    /// Our own stdin has not ended.
+    reads: bool,
+    pending: Vec<u8>,
+    sent: usize,
+    /// What leaves the container alone, where that is possible.
+    keys: Option<DetachKeys>,
+    detached: bool,
+    /// The terminal's key for the end of input, and what was typed last: closing a terminal tells
+    /// nobody anything.
+    end: Option<(u8, u8)>,
 }
 
 impl Stdin {
+    /// From our stdin to `writer`: a pipe, or a terminal's master.
     pub(super) fn new(writer: OwnedFd) -> Result<Self> {
-        // The open file is ours alone: the container has the other end.
+        // The open file is not shared with anyone who minds: the container has the other end, and
+        // the shim itself never blocks on it.
         let flags = fcntl_getfl(&writer).and_then(|flags| fcntl_setfl(&writer, flags | OFlags::NONBLOCK));
         flags.map_err(|errno| Error::os("stdin", errno))?;
-        Ok(Self { writer: Some(writer), buffer: vec![0; BUFFER], pending: 0..0 })
+        // Our own terminal ends by going away, and that is not typed.
+        let end = match isatty(&writer) && !isatty(rustix::stdio::stdin()) {
+            true => {
+                tcgetattr(&writer).ok().map(|termios| (termios.special_codes[SpecialCodeIndex::VEOF], b'\n'))
+            }
+            false => None,
+        };
+        Ok(Self { writer: Some(writer), end, ..Self::nowhere() })
+    }
+
+    /// From our stdin to nowhere: all that matters is the keys to detach.
+    pub(super) fn nowhere() -> Self {
+        Self {
+            writer: None,
+            reads: true,
+            pending: Vec::new(),
+            sent: 0,
+            keys: None,
+            detached: false,
+            end: None,
+        }
+    }
+
+    /// With keys that leave the container alone.
+    pub(super) fn detachable(self, keys: DetachKeys) -> Self {
+        Self { keys: Some(keys), ..self }
+    }
+
+    /// The keys to detach were typed.
+    pub(super) fn is_detached(&self) -> bool {
+        self.detached
     }
 
     /// What to poll: our own stdin while there is nothing to write.
     pub(super) fn poll_own(&self) -> Option<PollFd<'static>> {
-        let wanted = self.writer.is_some() && self.pending.is_empty();
+        let wanted = self.reads && self.pending.is_empty() && (self.writer.is_some() || self.keys.is_some());
         wanted.then(|| PollFd::from_borrowed_fd(rustix::stdio::stdin(), PollFlags::IN))
     }
 
@@ -41,26 +84,49 @@ impl Stdin {
 
     /// Our own stdin has something to say.
     pub(super) fn read(&mut self) {
-        match rustix::io::read(rustix::stdio::stdin(), &mut self.buffer[..]) {
+        let mut typed = Vec::with_capacity(BUFFER);
+        match rustix::io::read(rustix::stdio::stdin(), rustix::buffer::spare_capacity(&mut typed)) {
             Err(Errno::INTR | Errno::AGAIN) => {}
             // A terminal that went away, a descriptor that was never open: the end.
-            Ok(0) | Err(_) => self.writer = None,
-            Ok(length) => self.pending = 0..length,
+            Ok(0) | Err(_) => self.end(),
+            Ok(_) => match &mut self.keys {
+                Some(keys) => self.detached |= keys.pass(&typed, &mut self.pending),
+                None => self.pending = typed,
+            },
+        }
+        if let (Some((_, last)), Some(byte)) = (&mut self.end, self.pending.last()) {
+            *last = *byte;
         }
         self.write(PollFlags::empty());
     }
 
+    fn end(&mut self) {
+        self.reads = false;
+        match self.end {
+            // In the middle of a line the first one only sends the line off (`termios(3)`).
+            Some((key, last)) => self.pending = vec![key; if last == b'\n' { 1 } else { 2 }],
+            None => self.writer = None,
+        }
+    }
+
     /// The container's end can be written, or has gone.
     pub(super) fn write(&mut self, ready: PollFlags) {
-        let Some(writer) = &self.writer else { return };
-        if ready.contains(PollFlags::ERR) {
+        let Some(writer) = &self.writer else {
+            self.pending.clear();
+            return;
+        };
+        if ready.intersects(PollFlags::ERR | PollFlags::HUP) {
             self.writer = None;
         } else if !self.pending.is_empty() {
-            match rustix::io::write(writer, &self.buffer[self.pending.clone()]) {
-                Ok(written) => self.pending.start += written,
+            match rustix::io::write(writer, &self.pending[self.sent..]) {
+                Ok(written) => self.sent += written,
                 Err(Errno::INTR | Errno::AGAIN) => {}
                 Err(_) => self.writer = None,
             }
+        }
+        if self.writer.is_none() || self.sent == self.pending.len() {
+            self.pending.clear();
+            self.sent = 0;
         }
     }
 }

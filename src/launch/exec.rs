@@ -48,6 +48,8 @@ pub struct Process {
     pub user: Option<String>,
     /// Capabilities beyond its own.
     pub capabilities: Vec<Capability>,
+    /// It has a terminal, and so needs a TERM.
+    pub terminal: bool,
 }
 
 impl Process {
@@ -60,6 +62,9 @@ impl Process {
         for entry in &self.env {
             env.retain(|old| name(old) != name(entry));
             env.push(entry.clone());
+        }
+        if self.terminal && !env.iter().any(|entry| name(entry) == "TERM") {
+            env.push(crate::spec::TERM.to_owned());
         }
         process.set_env(Some(env));
         if !self.args.is_empty() {

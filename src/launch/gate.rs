@@ -97,6 +97,19 @@ fn wait_for(gate: &OwnedFd, word: u8) -> Result<Option<Terminal>> {
         .hint("something killed it: the kernel's OOM killer, for one"))
 }
 
+/// All that a joining process reports, and the descriptors beside it; waits for the end.
+pub fn read_report(socket: impl AsFd) -> Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let (mut report, mut fds, mut chunk) = (Vec::new(), Vec::new(), [0; 512]);
+    loop {
+        match pass::receive(&socket, &mut chunk, &mut fds) {
+            Ok(0) | Err(Errno::CONNRESET) => return Ok((report, fds)),
+            Ok(length) => report.extend_from_slice(&chunk[..length]),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(Error::os("read the outcome of exec", errno)),
+        }
+    }
+}
+
 /// The terminal that the descriptors beside a report are, if they are one.
 pub fn terminal(fds: Vec<OwnedFd>) -> Option<Terminal> {
     let mut fds = fds.into_iter();

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::paths::{ContainerId, Roots};
+use crate::spec::terminal::WindowSize;
 use crate::state::{Ending, ExitRecord, ProcessRef};
 
 pub mod frame;
@@ -175,6 +176,10 @@ pub struct Exec {
     /// whatever becomes of the shim.
     #[serde(default)]
     pub witnessed: bool,
+    /// Its stdio is a terminal of this size: of the descriptors beside the frame the first three are not
+    /// used, and the terminal's master is beside [`Reply::Started`].
+    #[serde(default)]
+    pub terminal: Option<WindowSize>,
 }
 
 /// How far a log has come.

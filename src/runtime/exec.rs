@@ -1,18 +1,19 @@
 //! A process that joins a container without a shim: this command is its parent.
 
-use std::fs::File;
-use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use oci_spec::runtime::Process as OciProcess;
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
+use super::console::Console;
 use super::create::inherited_stdio;
 use super::{not_running, open_init};
 use crate::cgroup::Cgroup;
 use crate::error::{Error, Kind, Result};
-use crate::launch::{self, Process, gate};
+use crate::launch::{self, Process, Stdio, gate};
 use crate::paths::{ContainerId, ContainerPaths, Roots};
+use crate::spec::terminal::WindowSize;
 use crate::spec::{Spec, validate};
 use crate::state::publish::{self, Durability};
 use crate::state::{Ending, Status, store};
@@ -52,15 +53,20 @@ impl AsFd for Running {
     }
 }
 
-/// Runs `wanted` inside container `id`, on this command's own standard input and output, with
-/// `preserved` from descriptor 3 on. Returns once it was executed and `pid_file` has its pid on the host.
-pub fn exec(
-    roots: &Roots,
-    id: &ContainerId,
-    wanted: &Process,
-    preserved: Vec<OwnedFd>,
-    pid_file: Option<&Path>,
-) -> Result<Running> {
+/// What goes with a process.
+#[derive(Debug, Default)]
+pub struct Beside<'a> {
+    /// Its descriptors from 3 on.
+    pub preserved: Vec<OwnedFd>,
+    /// What will have its pid on the host.
+    pub pid_file: Option<&'a Path>,
+    /// Who receives the master of its terminal: needed with one, and of no use without.
+    pub console_socket: Option<&'a Path>,
+}
+
+/// Runs `wanted` inside container `id`, on a terminal or on this command's own standard input and
+/// output. Returns once it was executed and all that goes with it is where it belongs.
+pub fn exec(roots: &Roots, id: &ContainerId, wanted: &Process, beside: Beside<'_>) -> Result<Running> {
     let state = store::view(roots, id)?.state;
     let refused = |why: String| Err(Error::new(Kind::WrongState, format!("exec in {id}"), why));
     match state.status {
@@ -72,23 +78,28 @@ pub fn exec(
     let spec = read_spec(&roots.container(id))?;
     if let Some(process) = &wanted.base {
         validate::process(process)?;
-        if process.terminal().unwrap_or(false) {
-            return Err(Error::usage("config process.terminal", "exec without a shim has no terminal yet"));
-        }
     }
+    let of_base = |process: &OciProcess| process.terminal().unwrap_or(false);
+    let terminal = wanted.terminal || wanted.base.as_ref().is_some_and(of_base);
+    let console = Console::matching(terminal, beside.console_socket)?;
+    let stdio = match terminal {
+        true => Stdio::Terminal { size: wanted.base.as_ref().and_then(WindowSize::of) },
+        false => inherited_stdio()?,
+    };
     let mut plan = launch::plan_exec(&spec, wanted)?;
-    plan.preserve(preserved);
+    plan.preserve(beside.preserved);
     let gone = || not_running(&state);
     let init = open_init(&state)?.ok_or_else(gone)?;
     let cgroup = Cgroup::open(&state.cgroup_path)?.ok_or_else(gone)?;
-    let execed = launch::exec(plan, init.as_fd(), &cgroup, inherited_stdio()?, None)?;
+    let execed = launch::exec(plan, init.as_fd(), &cgroup, stdio, None)?;
     let running = Running(execed.pidfd);
-    let mut report = Vec::new();
-    let read = File::from(execed.report).read_to_end(&mut report);
-    let outcome = read
-        .map_err(|error| Error::io("read the outcome of", "exec", &error))
-        .and_then(|_| gate::outcome(&report))
-        .and_then(|()| match pid_file {
+    let outcome = gate::read_report(&execed.report)
+        .and_then(|(report, fds)| gate::outcome(&report).map(|()| gate::terminal(fds)))
+        .and_then(|terminal| match (console, terminal) {
+            (Some(console), Some(terminal)) => console.send(&terminal.master),
+            _ => Ok(()),
+        })
+        .and_then(|()| match beside.pid_file {
             Some(file) => publish::bytes(file, execed.pid.to_string().as_bytes(), Durability::Atomic),
             None => Ok(()),
         });

@@ -42,7 +42,7 @@ use crate::state::{Ending, ExitRecord, State, Status};
 use crate::sys::{fd, program, signal as sys_signal};
 
 pub use create::{Caller, create, read_config};
-pub use exec::{Running, exec};
+pub use exec::{Beside, Running, exec};
 pub use features::features;
 pub use limits::{set_paused, update, update_limits};
 

@@ -11,7 +11,7 @@ pub(super) const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/us
 pub(super) const TTY_GROUP: u32 = 5;
 
 /// What a program inside believes its terminal to be: what every terminal of today can be taken for.
-pub(super) const TERM: &str = "TERM=xterm";
+pub(crate) const TERM: &str = "TERM=xterm";
 
 /// Interfaces under `/proc` and `/sys` that tell about the host or reach into it.
 pub(super) const MASKED: [&str; 12] = [

@@ -30,5 +30,6 @@ pub mod volume;
 pub mod walls;
 
 pub use compile::{Compiled, compile};
+pub(crate) use defaults::TERM;
 pub use oci_spec::runtime::Spec;
 pub use options::Options;

@@ -143,7 +143,7 @@ pub(crate) async fn run(
 }
 
 /// A process that a client wants: what it is, its stdio, and the client's witness.
-type Wanted = (Box<Exec>, [OwnedFd; 3], Option<OwnedFd>);
+type Wanted = (Box<Exec>, Stdio, Option<OwnedFd>);
 
 pub(crate) struct Driver<'a> {
     pub(crate) machine: Machine,
@@ -314,8 +314,8 @@ impl Driver<'_> {
                 Event::Update(ticket)
             }
             Ask::Plain(other) => unreachable!("the server keeps {other:?}"),
-            Ask::Exec(exec, fds, witness) => {
-                self.execs.insert(ticket, (exec, fds, witness));
+            Ask::Exec(exec, stdio, witness) => {
+                self.execs.insert(ticket, (exec, stdio, witness));
                 Event::Exec(ticket)
             }
             Ask::Gone => {
@@ -454,20 +454,16 @@ impl Driver<'_> {
     }
 
     fn exec(&mut self, ticket: Ticket) {
-        let Some((exec, fds, witness)) = self.execs.remove(&ticket) else { return };
+        let Some((exec, stdio, witness)) = self.execs.remove(&ticket) else { return };
         let Some(cgroup) = &self.cgroup else {
             let error = Error::failed(format!("container {}", self.state.id), "has no cgroup");
             return self.answer(ticket, Reply::Refused(error));
         };
-        let process = launch::Process {
-            args: exec.args,
-            env: exec.env,
-            cwd: exec.cwd,
-            user: exec.user,
-            ..launch::Process::default()
-        };
+        let Exec { args, env, cwd, user, terminal, .. } = *exec;
+        let terminal = terminal.is_some();
+        let process = launch::Process { args, env, cwd, user, terminal, ..launch::Process::default() };
         let running = launch::plan_exec(self.spec, &process)
-            .and_then(|plan| launch::exec(plan, self.pidfd.as_fd(), cgroup, Stdio::Files(fds), witness))
+            .and_then(|plan| launch::exec(plan, self.pidfd.as_fd(), cgroup, stdio, witness))
             .and_then(|execed| exec::watch(execed, &self.shared.ledger, &self.known));
         match running {
             Ok(running) => {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use podrun::error::Result;
-use podrun::launch::{self, Execed};
+use podrun::launch::{self, Execed, Terminal};
 use podrun::state::Ending;
 use podrun::sys;
 use tokio::io::unix::AsyncFd;
@@ -21,8 +21,8 @@ use crate::ledger::{Debt, Ledger};
 pub(crate) struct Running {
     /// Its pid on the host.
     pub(crate) pid: i32,
-    /// Whether its command was executed.
-    pub(crate) started: oneshot::Receiver<Result<()>>,
+    /// Whether its command was executed; its terminal.
+    pub(crate) started: oneshot::Receiver<Result<Option<Terminal>>>,
     /// How it ended, and what is dropped once its client was told.
     pub(crate) ended: oneshot::Receiver<(Ending, Told)>,
     /// The way to signal it.
@@ -60,8 +60,8 @@ pub(crate) fn watch(execed: Execed, ledger: &Ledger, known: &Known) -> Result<Ru
     let (pid, known) = (execed.pid, known.clone());
     let process = pidfd.clone();
     tokio::task::spawn_local(async move {
-        let outcome = match fd::read_to_end(execed.report).await {
-            Ok(report) => launch::gate::outcome(&report),
+        let outcome = match fd::read_report(execed.report).await {
+            Ok((report, fds)) => launch::gate::outcome(&report).map(|()| launch::gate::terminal(fds)),
             Err(error) => Err(error),
         };
         let _ = started_sender.send(outcome);

@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use podrun::error::{Error, Result};
+use podrun::sys::pass;
 use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 
@@ -12,22 +13,27 @@ pub(crate) fn watch(fd: OwnedFd, what: &str) -> Result<AsyncFd<OwnedFd>> {
     AsyncFd::new(fd).map_err(|error| Error::io("watch", what, &error))
 }
 
-/// Everything that comes through `pipe` until its other end is closed.
+/// Everything that comes through the socket `pipe` until its other end is closed.
 pub(crate) async fn read_to_end(pipe: OwnedFd) -> Result<Vec<u8>> {
+    read_report(pipe).await.map(|(report, _)| report)
+}
+
+/// The same, with the descriptors that came beside it.
+pub(crate) async fn read_report(pipe: OwnedFd) -> Result<(Vec<u8>, Vec<OwnedFd>)> {
     let failed = |errno: Errno| Error::os("read a child's report", errno);
     rustix::io::ioctl_fionbio(&pipe, true).map_err(failed)?;
     let pipe = watch(pipe, "a child's report")?;
-    let mut report = Vec::new();
+    let (mut report, mut fds, mut chunk) = (Vec::new(), Vec::new(), [0; 512]);
     loop {
         let mut guard =
             pipe.readable().await.map_err(|error| Error::io("watch", "a child's report", &error))?;
-        report.reserve(512);
-        match rustix::io::read(&pipe, rustix::buffer::spare_capacity(&mut report)) {
-            Ok(0) => return Ok(report),
-            Ok(_) | Err(Errno::INTR) => {}
+        match pass::receive(&pipe, &mut chunk, &mut fds) {
+            Ok(0) => return Ok((report, fds)),
+            Ok(length) => report.extend_from_slice(&chunk[..length]),
+            Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => guard.clear_ready(),
             // The other end of a socket died with unread bytes in it.
-            Err(Errno::CONNRESET) => return Ok(report),
+            Err(Errno::CONNRESET) => return Ok((report, fds)),
             Err(errno) => return Err(failed(errno)),
         }
     }

@@ -15,7 +15,7 @@ use std::rc::Rc;
 
 use bytes::BytesMut;
 use podrun::error::{Error, Result};
-use podrun::launch::Terminal;
+use podrun::launch::{Stdio, Terminal};
 use podrun::protocol::{Exec, LogPosition, Reply, Request};
 use podrun::state::ProcessRef;
 use tokio::net::{UnixListener, UnixStream};
@@ -35,8 +35,8 @@ use crate::machine::Ticket;
 pub(crate) enum Ask {
     /// A request that needs nothing beside it.
     Plain(Request),
-    /// Run a process inside, on these three descriptors, with its client's witness.
-    Exec(Box<Exec>, [OwnedFd; 3], Option<OwnedFd>),
+    /// Run a process inside, with this stdio and its client's witness.
+    Exec(Box<Exec>, Stdio, Option<OwnedFd>),
     /// Find a process that an earlier shim started.
     Orphan(ProcessRef),
     /// The client of this ticket went away.
@@ -185,12 +185,16 @@ impl Client {
                 Request::Stdin { once } => self.stdin(once).await?,
                 Request::Terminal => self.terminal().await?,
                 Request::Exec(exec) => {
-                    let fds = self.connection.take_fds::<3>()?;
+                    let files = self.connection.take_fds::<3>()?;
                     let witness = match exec.witnessed {
                         true => self.connection.take_fds::<1>()?.into_iter().next(),
                         false => None,
                     };
-                    if !self.exec(exec, fds, witness).await? {
+                    let stdio = match exec.terminal {
+                        Some(size) => Stdio::Terminal { size: Some(size) },
+                        None => Stdio::Files(files),
+                    };
+                    if !self.exec(exec, stdio, witness).await? {
                         return Ok(());
                     }
                 }
@@ -291,9 +295,9 @@ impl Client {
     }
 
     /// Runs one process to its end. `false`: the client is gone.
-    async fn exec(&mut self, exec: Box<Exec>, fds: [OwnedFd; 3], witness: Option<OwnedFd>) -> Result<bool> {
+    async fn exec(&mut self, exec: Box<Exec>, stdio: Stdio, witness: Option<OwnedFd>) -> Result<bool> {
         let detach = exec.detach;
-        let running = match self.ask(Ask::Exec(exec, fds, witness)).await {
+        let running = match self.ask(Ask::Exec(exec, stdio, witness)).await {
             Some(Answer::Exec(running)) => running,
             Some(Answer::Reply(reply, debt)) => {
                 self.connection.send(&reply, &[]).await?;
@@ -304,13 +308,17 @@ impl Client {
         };
         let Running { pid, mut started, mut ended, signals } = running;
         let Ok(outcome) = (&mut started).await else { return Ok(false) };
-        let reply = match &outcome {
+        let (reply, terminal) = match outcome {
             // It was not reaped yet: its pid is its own.
-            Ok(()) => Reply::Started { pid, start_time: start_time(pid).unwrap_or(0) },
-            Err(error) => Reply::Refused(error.clone()),
+            Ok(terminal) => (Reply::Started { pid, start_time: start_time(pid).unwrap_or(0) }, terminal),
+            Err(error) => (Reply::Refused(error), None),
         };
-        self.connection.send(&reply, &[]).await?;
-        if outcome.is_err() || detach {
+        let refused = matches!(reply, Reply::Refused(_));
+        let fds: Vec<_> = terminal.iter().map(|terminal| terminal.master.as_fd()).collect();
+        self.connection.send(&reply, &fds).await?;
+        // From here on it is the client's alone.
+        drop(terminal);
+        if refused || detach {
             return Ok(true);
         }
         loop {

@@ -31,6 +31,7 @@ mod oci_hooks;
 mod pause;
 mod races;
 mod seccomp;
+mod sessions;
 mod signals;
 mod supervised_bundle;
 mod survive;

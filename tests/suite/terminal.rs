@@ -127,3 +127,28 @@ fn a_console_socket_and_a_terminal_need_each_other() {
     create(&given).fails(1, "open a terminal in the container");
     podrun.cmd(["list", "-q"]).prints("");
 }
+
+#[test]
+fn an_engine_receives_the_terminal_of_a_process_that_joins() {
+    let podrun = Podrun::new();
+    let _engine = Engine::create(&podrun, "o", &config(&busybox(), &["sleep", "1000"]));
+    podrun.cmd(["start", "o"]).run().expect(0);
+    let (process, socket) = (podrun.dir().join("process.json"), podrun.dir().join(CONSOLE));
+    let listener = UnixListener::bind(&socket).unwrap();
+    let wanted = json!({
+        "terminal": true, "consoleSize": {"height": 20, "width": 60}, "cwd": "/", "user": {"uid": 1000, "gid": 1000},
+        "args": ["sh", "-c", "tty; stty size; id -u; stat -c %u /dev/pts/0"], "env": ["PATH=/bin"],
+    });
+    std::fs::write(&process, wanted.to_string()).unwrap();
+    let (process, socket) = (process.to_str().unwrap(), socket.to_str().unwrap());
+    podrun.cmd(["exec", "--process", process, "--detach", "o"]).fails(125, "there is no --console-socket");
+    podrun
+        .cmd(["exec", "--console-socket", socket, "--detach", "o", "--", "true"])
+        .fails(125, "process.terminal is not true");
+    podrun.cmd(["exec", "--process", process, "--detach", "--console-socket", socket, "o"]).run().expect(0);
+    let mut master = std::fs::File::from(receive(&listener));
+    let mut text = Vec::new();
+    let _ = master.read_to_end(&mut text);
+    assert_eq!(String::from_utf8_lossy(&text), printed("/dev/pts/0\n20 60\n1000\n1000\n"));
+    podrun.cmd(["kill", "o", "KILL"]).exits(0);
+}

@@ -19,6 +19,7 @@ pub(crate) mod bundle;
 pub(crate) mod command;
 pub(crate) mod leaks;
 pub(crate) mod process;
+pub(crate) mod screen;
 
 pub(crate) use command::{Cmd, Output, Running, hang_limit};
 
