@@ -12,6 +12,7 @@ use podrun::spec::settings::{STOP_TIMEOUT, Settings};
 use podrun::spec::terminal::WindowSize;
 use podrun::spec::{self, Compiled, Options, bundle, env};
 
+use super::care::CareArgs;
 use super::limits::LimitArgs;
 use super::walls::WallArgs;
 
@@ -97,6 +98,7 @@ impl ContainerArgs {
         self,
         walls: WallArgs,
         limits: LimitArgs,
+        care: CareArgs,
         roots: &Roots,
         id: &ContainerId,
         rm: bool,
@@ -123,7 +125,7 @@ impl ContainerArgs {
                 (Some(vec![reserved.range]), Some(reserved))
             }
         };
-        let options = Options {
+        let mut options = Options {
             read_only: self.read_only,
             env: environment,
             cwd: self.cwd,
@@ -150,6 +152,7 @@ impl ContainerArgs {
             walls: walls.walls()?,
             ..Options::new(rootfs, self.command)
         };
+        care.apply(&mut options);
         // The exit code of a usage error is that of any other failure here: 125.
         let host = Host::read(&options)?;
         Ok((spec::compile(&options, id, &roots.container(id), &host)?, reserved))

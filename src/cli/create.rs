@@ -8,6 +8,7 @@ use podrun::runtime::Caller;
 use podrun::state::publish::{self, Durability};
 use podrun::{client, runtime};
 
+use super::care::CareArgs;
 use super::container::{ContainerArgs, of_bundle};
 use super::limits::LimitArgs;
 use super::walls::WallArgs;
@@ -25,7 +26,7 @@ pub(super) struct Args {
     #[arg(value_name = "ID")]
     id: ContainerId,
     /// Create from an OCI bundle; the caller supervises
-    #[arg(long, short, value_name = "DIR", conflicts_with_all = ["container", "walls", "limits"])]
+    #[arg(long, short, value_name = "DIR", conflicts_with_all = ["container", "walls", "limits", "care"])]
     bundle: Option<PathBuf>,
     /// Give the bundle a shim of podrun's own
     #[arg(long, conflicts_with_all = ["rootfs", "preserve_fds", "no_pivot", "no_new_keyring", "console_socket"])]
@@ -34,7 +35,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
     /// Send the master of the container's terminal over this unix socket (with --bundle)
-    #[arg(long, value_name = "SOCKET", conflicts_with_all = ["container", "walls", "limits"])]
+    #[arg(long, value_name = "SOCKET", conflicts_with_all = ["container", "walls", "limits", "care"])]
     console_socket: Option<PathBuf>,
     /// Also pass on this many descriptors from 3 on (with --bundle)
     #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "rootfs")]
@@ -51,6 +52,8 @@ pub(super) struct Args {
     walls: WallArgs,
     #[command(flatten)]
     limits: LimitArgs,
+    #[command(flatten)]
+    care: CareArgs,
 }
 
 impl Args {
@@ -77,7 +80,7 @@ pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
     }
     let (compiled, reserved) = match &args.bundle {
         Some(bundle) => (of_bundle(bundle, false)?, None),
-        None => args.container.compile(args.walls, args.limits, roots, &args.id, false)?,
+        None => args.container.compile(args.walls, args.limits, args.care, roots, &args.id, false)?,
     };
     let (_, pid) = client::create(roots, &args.id, &compiled.spec, &compiled.files)?;
     drop(reserved);

@@ -16,6 +16,7 @@ use podrun::error::Error;
 use podrun::paths::{ContainerId, Roots};
 
 mod attach;
+mod care;
 mod completion;
 mod container;
 mod create;

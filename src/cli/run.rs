@@ -11,6 +11,7 @@ use podrun::protocol::Request;
 use podrun::state::ExitRecord;
 
 use super::attach::{Seat, unreadable};
+use super::care::CareArgs;
 use super::container::{ContainerArgs, of_bundle};
 use super::create::{discard, publish_pid};
 use super::detach::DetachKeys;
@@ -40,7 +41,7 @@ pub(super) struct Args {
     #[arg(long)]
     rm: bool,
     /// Run an OCI bundle
-    #[arg(long, short, value_name = "DIR", conflicts_with_all = ["container", "walls", "limits"])]
+    #[arg(long, short, value_name = "DIR", conflicts_with_all = ["container", "walls", "limits", "care"])]
     bundle: Option<PathBuf>,
     /// Write the pid of the container's first process here
     #[arg(long, value_name = "FILE")]
@@ -54,6 +55,8 @@ pub(super) struct Args {
     walls: WallArgs,
     #[command(flatten)]
     limits: LimitArgs,
+    #[command(flatten)]
+    care: CareArgs,
 }
 
 pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
@@ -63,7 +66,7 @@ pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
     };
     let (compiled, reserved) = match &args.bundle {
         Some(bundle) => (of_bundle(bundle, args.rm)?, None),
-        None => args.container.compile(args.walls, args.limits, roots, &id, args.rm)?,
+        None => args.container.compile(args.walls, args.limits, args.care, roots, &id, args.rm)?,
     };
     let process = compiled.spec.process().as_ref();
     let has_terminal = process.is_some_and(|process| process.terminal().unwrap_or(false));

@@ -91,6 +91,7 @@ fn settings(options: &Options) -> Result<Settings> {
         groups: groups(&options.walls.group_add)?,
         labels,
         logging: Logging::parse(&options.log_drivers, &options.log_options)?,
+        timeout: options.timeout,
     })
 }
 

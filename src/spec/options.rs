@@ -1,5 +1,6 @@
 //! What `create` and `run` may be told, as plain values: no command line, no OCI.
 
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -59,6 +60,8 @@ pub struct Options {
     pub window: Option<WindowSize>,
     /// Deleted once it has ended.
     pub rm: bool,
+    /// Seconds that the command may run.
+    pub timeout: Option<NonZeroU64>,
     /// Where the output goes; see [`Logging::parse`](crate::spec::logging::Logging::parse).
     pub log_drivers: Vec<String>,
     /// How; see the same.
@@ -96,6 +99,7 @@ impl Options {
             terminal: false,
             window: None,
             rm: false,
+            timeout: None,
             log_drivers: Vec::new(),
             log_options: Vec::new(),
             walls: Walls::default(),

@@ -2,6 +2,7 @@
 //! under `dev.podrun.`, so that `spec.json` stays one valid OCI configuration.
 
 use std::collections::{BTreeMap, HashMap};
+use std::num::NonZeroU64;
 
 use oci_spec::runtime::Spec;
 
@@ -50,6 +51,8 @@ pub struct Settings {
     pub labels: BTreeMap<String, String>,
     /// `--log-driver` and `--log-opt`.
     pub logging: Logging,
+    /// Seconds that the command may run before it is killed (`--timeout`); any number where absent.
+    pub timeout: Option<NonZeroU64>,
 }
 
 impl Default for Settings {
@@ -66,6 +69,7 @@ impl Default for Settings {
             groups: Vec::new(),
             labels: BTreeMap::new(),
             logging: Logging::default(),
+            timeout: None,
         }
     }
 }
@@ -93,6 +97,7 @@ impl Settings {
                 "stop-signal" => settings.stop_signal = value.parse().map_err(|_| wrong())?,
                 "log-driver" => log_driver.push(value),
                 "log-opt" => log_options.push(value),
+                "timeout" => settings.timeout = Some(value.parse().map_err(|_| wrong())?),
                 "stop-timeout" => settings.stop_timeout = value.parse().map_err(|_| wrong())?,
                 "groups" => settings.groups = value.split(',').map(str::to_owned).collect(),
                 "seccomp" if value == "default" => settings.seccomp = Seccomp::Default,
@@ -127,6 +132,9 @@ impl Settings {
         if self.stop_timeout != default.stop_timeout {
             put("stop-timeout", self.stop_timeout.to_string());
         }
+        if let Some(timeout) = self.timeout {
+            put("timeout", timeout.to_string());
+        }
         if self.seccomp == Seccomp::Default {
             put("seccomp", "default".to_owned());
         }
@@ -157,11 +165,12 @@ mod tests {
             overlay: bool, idmap_root: bool, init: bool, rm: bool, interactive: bool, stop_signal in 1..65i32,
             stop_timeout: u64, filtered: bool, groups in prop::collection::vec("[a-z0-9]{1,9}", 0..3),
             labels in prop::collection::btree_map(".{0,9}", ".{0,9}", 0..4), logging in any_logging(),
+            timeout: Option<NonZeroU64>,
         ) {
             let seccomp = if filtered { Seccomp::Default } else { Seccomp::Configured };
             let settings = Settings {
                 overlay, idmap_root, init, rm, interactive, stop_signal, stop_timeout, seccomp, groups, labels,
-                logging,
+                logging, timeout,
             };
             let mut annotations = HashMap::new();
             settings.write_to(&mut annotations);

@@ -36,23 +36,22 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::bootstrap::Creator;
-use crate::child::{self, Known};
+use crate::child::Known;
+use crate::clock::{Alarm, Clock};
 use crate::exec;
 use crate::exits::{Exits, Orphan};
 use crate::fd;
 use crate::freezer::{self, Freezing};
 use crate::keep::{Exit, Keep, Notices, Order, Slot};
 use crate::log::{Drain, Pump};
-use crate::machine::{Action, Delivery, Event, Machine, Memory, Ticket, Verdict};
+use crate::machine::{Action, Delivery, Event, Machine, Memory, Ticket};
 use crate::owned::{Facts, Owned};
-use crate::record;
 use crate::server::{self, Answer, Ask, Command, Shared};
 use crate::signals::Signals;
 
 mod deliver;
+mod end;
 
-/// How long the exit record waits for the last output to be in the log.
-const LOG_PATIENCE: Duration = Duration::from_secs(3);
 /// How many questions may wait for the driver; the clients that ask more wait with them.
 const QUEUE: usize = 64;
 
@@ -108,7 +107,10 @@ pub(crate) async fn run(
         state.status,
         memory.clone(),
     );
-    let left = |at: Timestamp| at.duration_since(Timestamp::now()).try_into().unwrap_or(Duration::ZERO);
+    let mut clock = Clock::default();
+    if let Some(at) = kill_at {
+        clock.set_at(Alarm::Kill, at);
+    }
     let driver = Driver {
         machine,
         spec,
@@ -133,7 +135,7 @@ pub(crate) async fn run(
         execs: HashMap::new(),
         updates: HashMap::new(),
         freezing: None,
-        deadline: kill_at.and_then(|at| tokio::time::Instant::now().checked_add(left(at))),
+        clock,
         lock: Some(podrun::state::lock::Lock::from_fd(owned.lock)),
         finishing: false,
         known,
@@ -156,7 +158,7 @@ pub(crate) struct Driver<'a> {
     notices: Notices,
     /// What the keeper has of the machine's memory.
     remembered: Memory,
-    /// When `deadline` is.
+    /// When [`Alarm::Kill`] is due.
     kill_at: Option<Timestamp>,
     pub(crate) cgroup: Option<Cgroup>,
     pidfd: AsyncFd<OwnedFd>,
@@ -178,7 +180,7 @@ pub(crate) struct Driver<'a> {
     pub(crate) updates: HashMap<Ticket, Box<LinuxResources>>,
     /// Tells when everything inside stands still.
     pub(crate) freezing: Option<Freezing>,
-    deadline: Option<tokio::time::Instant>,
+    clock: Clock,
     pub(crate) lock: Option<podrun::state::lock::Lock>,
     finishing: bool,
     pub(crate) known: Known,
@@ -191,7 +193,6 @@ impl Driver<'_> {
         let mut init_lives = true;
         self.go_on().await?;
         while !self.finishing {
-            let deadline = self.deadline;
             tokio::select! {
                 biased;
                 outcome = outcome(&mut self.gate) => self.gate_opened(outcome).await,
@@ -213,10 +214,10 @@ impl Driver<'_> {
                     self.on(Event::Frozen(outcome)).await;
                 }
                 notice = self.notices.next() => self.notice(notice),
-                () = sleep_until(deadline), if deadline.is_some() => {
-                    self.deadline = None;
-                    self.on(Event::TimeUp).await;
-                }
+                alarm = self.clock.rings() => self.on(match alarm {
+                    Alarm::Kill => Event::TimeUp,
+                    Alarm::Timeout => Event::RunTimeOver,
+                }).await,
                 Some(command) = self.inbox.recv() => self.command(command).await,
             }
         }
@@ -242,8 +243,10 @@ impl Driver<'_> {
         } else if self.state.status == Status::Running {
             // Half paused for a client that was not told so.
             self.thaw();
+            self.limit_run_time();
             self.rest();
         } else if self.state.status == Status::Paused {
+            self.limit_run_time();
             self.rest();
         }
         Ok(())
@@ -350,10 +353,13 @@ impl Driver<'_> {
                 let delivery = self.deliver(signal, all).unwrap_or_else(Delivery::Failed);
                 return Some(Event::Delivered { sender, signal, delivery });
             }
-            Action::KillAll => self.kill_all(),
-            // So far away that it never comes: no deadline.
+            Action::KillAll => {
+                // Whoever sees its end must know.
+                self.remember(self.machine.memory().clone());
+                self.kill_all();
+            }
             Action::Arm(time) => {
-                self.deadline = tokio::time::Instant::now().checked_add(time);
+                self.clock.set(Alarm::Kill, time);
                 self.kill_at = Timestamp::now().checked_add(time).ok();
             }
             Action::Exec(ticket) => self.exec(ticket),
@@ -389,7 +395,16 @@ impl Driver<'_> {
         self.state.started_at = Some(Timestamp::now());
         self.write_state();
         self.keep.let_go(Slot::Gate);
+        self.limit_run_time();
         self.rest();
+    }
+
+    /// Has the command ended once it has run for as long as it may.
+    fn limit_run_time(&mut self) {
+        let (Some(timeout), Some(started)) = (self.settings.timeout, self.state.started_at) else { return };
+        if let Ok(end) = started.checked_add(Duration::from_secs(timeout.get())) {
+            self.clock.set_at(Alarm::Timeout, end);
+        }
     }
 
     /// Gives back what the beginning took, once everyone was answered.
@@ -425,49 +440,6 @@ impl Driver<'_> {
             Err(error) => self.answer(ticket, Reply::Refused(error)),
         }
     }
-
-    /// How the command ended: as its minimal init tells, where there is one.
-    fn true_ending(&self) -> Option<podrun::state::Ending> {
-        let ending = self.state.init.and_then(|init| child::ending_of(init, self.pidfd.as_fd()));
-        let mut status = [0; 4];
-        let told = self.ending.as_ref().and_then(|fd| rustix::io::read(fd, &mut status).ok());
-        match told {
-            Some(4) => podrun::state::Ending::from_raw(i32::from_le_bytes(status)).or(ending),
-            _ => ending,
-        }
-    }
-
-    /// Has what is in the pipes logged; whether all of it was.
-    async fn drain(&mut self) -> bool {
-        let (done, drained) = oneshot::channel();
-        self.drain.take().is_some_and(|drain| drain.send(done).is_ok())
-            && matches!(tokio::time::timeout(LOG_PATIENCE, drained).await, Ok(Ok(true)))
-    }
-
-    /// The container's end, up to the first copy of its record.
-    async fn record(&mut self, verdict: Verdict) -> Event {
-        self.deadline = None;
-        let mut record = record::measure(&self.state, &verdict, self.cgroup.as_ref());
-        // Init's end is the end of its pid namespace; in one that is not its own it took nobody along.
-        if podrun::spec::walls::shares_pids(self.spec)
-            && let Some(cgroup) = &self.cgroup
-            && let Err(error) = cgroup.kill()
-        {
-            tracing::warn!("{error}");
-        }
-        record.logs_drained = self.drain().await;
-        self.state.status = Status::Stopped;
-        self.state.reason.clone_from(&record.reason);
-        if let Err(error) = publish::json(&self.paths.run_exit(), &record, Durability::Atomic) {
-            tracing::warn!("{error}");
-        }
-        if child::reap(self.pidfd.as_fd()).is_err() {
-            // Another's child by now: the keeper's, unless that one died too.
-            self.keep.order(Order::ReapInit);
-        }
-        self.record = Some(record.clone());
-        Event::Recorded(Box::new(record))
-    }
 }
 
 async fn outcome(gate: &mut Option<JoinHandle<Result<Vec<u8>>>>) -> Result<()> {
@@ -489,11 +461,4 @@ async fn ended(pidfd: &AsyncFd<OwnedFd>) -> Result<()> {
     let guard = pidfd.readable().await.map_err(|error| Error::io("watch", "init", &error))?;
     drop(guard);
     Ok(())
-}
-
-async fn sleep_until(deadline: Option<tokio::time::Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
 }

@@ -83,6 +83,8 @@ pub(crate) enum Event {
     Delivered { sender: Sender, signal: i32, delivery: Delivery },
     /// The time that [`Action::Arm`] set is over.
     TimeUp,
+    /// The command has run for as long as it may.
+    RunTimeOver,
     /// SIGTERM to the shim.
     Terminate,
     /// Init has ended; it is not reaped yet.
@@ -130,6 +132,8 @@ pub(crate) struct Verdict {
     pub(crate) ending: Option<Ending>,
     /// Init was ended by a SIGKILL that podrun did not send.
     pub(crate) killed_by_other: bool,
+    /// podrun ended it because it had run for as long as it may.
+    pub(crate) timed_out: bool,
     /// The command was never executed, and this is why.
     pub(crate) start_failed: Option<Error>,
 }
@@ -155,6 +159,9 @@ pub(crate) struct Memory {
     pub(crate) ended_as: Option<i32>,
     /// podrun sent SIGKILL.
     pub(crate) killed: bool,
+    /// It did so because the command had run for as long as it may.
+    #[serde(default)]
+    pub(crate) timed_out: bool,
     /// Why the command was not executed.
     pub(crate) start_failed: Option<Error>,
 }
@@ -263,6 +270,13 @@ impl Machine {
             Event::TimeUp => match self.phase {
                 Phase::Ending | Phase::Ended(_) => vec![],
                 _ => self.kill_all(),
+            },
+            Event::RunTimeOver => match self.phase {
+                Phase::Running => {
+                    self.memory.timed_out = true;
+                    self.kill_all()
+                }
+                _ => vec![],
             },
             Event::Terminate => self.begin_stop(None),
             Event::InitEnded(ending) => self.init_ended(ending),
@@ -413,6 +427,7 @@ impl Machine {
         actions.push(Action::Record(Verdict {
             ending,
             killed_by_other: was_killed && !self.memory.killed,
+            timed_out: was_killed && self.memory.timed_out,
             start_failed: self.memory.start_failed.clone(),
         }));
         actions

@@ -28,6 +28,7 @@ use podrun::spec::Spec;
 mod adopt;
 mod bootstrap;
 mod child;
+mod clock;
 mod connection;
 mod driver;
 mod exec;

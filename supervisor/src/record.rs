@@ -3,6 +3,7 @@
 
 use jiff::Timestamp;
 use podrun::cgroup::Cgroup;
+use podrun::spec::settings::Settings;
 use podrun::state::{Ending, ExitRecord, State};
 
 use crate::machine::Verdict;
@@ -11,7 +12,12 @@ use crate::machine::Verdict;
 const UNKNOWN: &str = "it ended while no shim and no keeper lived, and another process took its exit status";
 
 /// The record of a container that ended now.
-pub(crate) fn measure(state: &State, verdict: &Verdict, cgroup: Option<&Cgroup>) -> ExitRecord {
+pub(crate) fn measure(
+    state: &State,
+    verdict: &Verdict,
+    settings: &Settings,
+    cgroup: Option<&Cgroup>,
+) -> ExitRecord {
     let record = ExitRecord::unknown(state.started_at, UNKNOWN);
     let mut record = match verdict.ending {
         Some(ending) => record.ended(ending),
@@ -26,6 +32,9 @@ pub(crate) fn measure(state: &State, verdict: &Verdict, cgroup: Option<&Cgroup>)
             record.user_usec = cpu.user_usec;
             record.system_usec = cpu.system_usec;
         }
+    }
+    if let Some(timeout) = settings.timeout.filter(|_| verdict.timed_out) {
+        record.reason = Some(format!("killed: it had run for its --timeout of {timeout} s"));
     }
     if let Some(error) = &verdict.start_failed {
         record = record.ended(Ending::Exited(error.launch_exit_code().into()));

@@ -36,6 +36,7 @@ mod signals;
 mod supervised_bundle;
 mod survive;
 mod terminal;
+mod timeout;
 mod userns;
 mod wait;
 mod walls;

@@ -93,6 +93,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Frozen(Err(Error::failed("a", "b")))),
         1 => Just(Event::Update(Ticket(0))),
         1 => Just(Event::TimeUp),
+        1 => Just(Event::RunTimeOver),
         1 => Just(Event::Terminate),
         1 => ending.prop_map(|ending| Event::InitEnded(Some(ending))),
     ]
