@@ -36,6 +36,11 @@ pub(super) struct Document {
     pid_alive: bool,
     cgroup_path: PathBuf,
     reason: Option<String>,
+    /// How often its restart policy has started it again.
+    restart_count: u32,
+    /// When it does so next.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    restart_due: Option<Timestamp>,
     annotations: HashMap<String, String>,
     /// Whose it is, as engines expect the field: podrun's containers are root's.
     owner: &'static str,
@@ -106,6 +111,8 @@ impl Document {
             pid_alive,
             cgroup_path: state.cgroup_path,
             reason: state.reason.or_else(|| exit.and_then(|exit| exit.reason.clone())),
+            restart_count: state.restarts.count,
+            restart_due: state.restarts.due,
             annotations: excerpt.annotations,
             owner: "root",
         }

@@ -78,6 +78,7 @@ fn row(view: &View, now: Timestamp) -> String {
     let alive = matches!(state.status, Status::Created | Status::Running | Status::Paused);
     let status = match alive && state.mode == Mode::Supervised && !view.shim_alive {
         true => "lost",
+        false if view.shim_alive && state.restarts.due.is_some() => "restarting",
         false => state.status.as_str(),
     };
     let pid = match pid(state) {

@@ -1,4 +1,5 @@
-//! `podrun recover`: gives containers that lost their shim and its keeper new ones.
+//! `podrun recover`: gives containers that lost their shim and its keeper new ones, and starts those that
+//! their restart policy has run after a reboot. For boot scripts and timers.
 
 use podrun::client;
 use podrun::paths::{ContainerId, Roots};
@@ -7,10 +8,19 @@ use podrun::state::store;
 use super::{Errors, Outcome, out};
 
 /// What the command does, in a line.
-pub(super) const ABOUT: &str = "Adopt containers whose shim is lost, and print their IDs";
+pub(super) const ABOUT: &str =
+    "Adopt containers whose shim is lost, start those that should run, and print their IDs";
+
+const AFTER: &str = "\
+After a reboot it starts: with --restart always every container that was ever started; with unless-stopped
+those that nobody had stopped; with on-failure those that were running. At any time it starts those that
+wait for a restart and have lost their shim, or whose shim was ended by SIGTERM.
+
+Example: podrun recover web
+Example: podrun recover --all";
 
 #[derive(Debug, clap::Args)]
-#[command(about = ABOUT, after_help = "Example: podrun recover web\nExample: podrun recover --all")]
+#[command(about = ABOUT, after_help = AFTER)]
 pub(super) struct Args {
     /// The containers
     #[arg(value_name = "ID", required_unless_present = "all", conflicts_with = "all")]

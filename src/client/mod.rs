@@ -36,11 +36,13 @@ mod connection;
 mod execution;
 pub mod ranges;
 mod reach;
+mod recover;
 
 use connection::not_a_shim;
 pub use connection::{Client, Received};
 pub use execution::{Begun, Execution};
-pub use reach::{Reached, reach, recover};
+pub use reach::{Reached, reach};
+pub use recover::recover;
 
 /// The shim's program.
 const SHIM: &str = "podrun-shim";
@@ -105,6 +107,8 @@ fn insert(roots: &Roots, id: &ContainerId, spec: &Spec, files: &[RootFile]) -> R
         args: spec.process().as_ref().and_then(|process| process.args().clone()).unwrap_or_default(),
         created_at: jiff::Timestamp::now(),
         started_at: None,
+        restarts: Default::default(),
+        stopped_by: None,
         reason: None,
     };
     store::insert(roots, id, |new| {
@@ -329,7 +333,7 @@ pub fn stop(roots: &Roots, id: &ContainerId, timeout: Option<u64>) -> Result<()>
                 None => continue,
             },
             Reached::Without(view) if view.pid_alive => runtime::stop(roots, &view, timeout),
-            Reached::Without(_) => Ok(()),
+            Reached::Without(_) => recover::call_off(roots, id),
         };
     }
 }

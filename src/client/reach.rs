@@ -20,6 +20,8 @@ use crate::cgroup::{self, Cgroup};
 use crate::error::{Error, Result};
 use crate::paths::{ContainerId, ContainerPaths, Roots};
 use crate::protocol::Request;
+use crate::spec::Spec;
+use crate::spec::settings::Settings;
 use crate::state::lock::Lock;
 use crate::state::process::{boot_id, raw_ending};
 use crate::state::publish::{self, Durability};
@@ -75,20 +77,9 @@ pub fn reach(roots: &Roots, id: &ContainerId) -> Result<Reached> {
     }
 }
 
-/// Gives container `id` a keeper and a shim where it has lost both, or records its end. False where
-/// there was nothing to do.
-pub fn recover(roots: &Roots, id: &ContainerId) -> Result<bool> {
-    let view = store::view(roots, id)?;
-    let lost = !view.shim_alive && is_unsettled(&roots.container(id), &view)?;
-    if lost {
-        reach(roots, id)?;
-    }
-    Ok(lost)
-}
-
 /// Whether the container should have a shim, by what its files say: it was created in this boot, and
 /// nobody has recorded its end.
-fn is_unsettled(paths: &ContainerPaths, view: &View) -> Result<bool> {
+pub(super) fn is_unsettled(paths: &ContainerPaths, view: &View) -> Result<bool> {
     let supervised = view.state.mode == Mode::Supervised && view.state.boot_id == boot_id();
     if !supervised || paths.run_exit().exists() {
         return Ok(false);
@@ -124,6 +115,12 @@ fn ends_within(process: ProcessRef, time: Duration) -> bool {
         || poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], timeout.as_ref()).is_ok_and(|ready| ready > 0)
 }
 
+/// Whether the container's restart policy has it run again.
+fn wants_again(paths: &ContainerPaths, state: &State, record: &ExitRecord) -> Result<bool> {
+    let Some(spec) = publish::read_json::<Spec>(&paths.spec())? else { return Ok(false) };
+    Ok(Settings::of(&spec)?.restart.wants_again(record.exit_code, state.restarts.count))
+}
+
 /// Records the end of a container that nobody saw. Its exit status is known where init's zombie is
 /// still there; what was in its pipes is lost.
 fn bury(paths: &ContainerPaths, mut state: State) -> Result<()> {
@@ -149,6 +146,9 @@ fn bury(paths: &ContainerPaths, mut state: State) -> Result<()> {
     }
     publish::json(&paths.exit(), &record, Durability::Synced)?;
     state.status = Status::Stopped;
+    if was_started && wants_again(paths, &state, &record)? {
+        state.restarts.due = Some(jiff::Timestamp::now());
+    }
     state.reason = record.reason;
     store::write_state(paths, &state, Durability::Synced)?;
     let _ = std::fs::remove_file(paths.socket());

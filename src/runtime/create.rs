@@ -76,6 +76,8 @@ pub fn create(roots: &Roots, id: &ContainerId, bundle: &Path, caller: Caller<'_>
         args: spec.process().as_ref().and_then(|process| process.args().clone()).unwrap_or_default(),
         created_at: Timestamp::now(),
         started_at: None,
+        restarts: Default::default(),
+        stopped_by: None,
         reason: None,
     };
     // Before anything else exists, so that a crash leaves something that `delete -f` finds.

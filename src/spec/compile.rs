@@ -73,7 +73,7 @@ fn settings(options: &Options) -> Result<Settings> {
         labels.insert(key.to_owned(), value.to_owned());
     }
     let default = Settings::default();
-    Ok(Settings {
+    let settings = Settings {
         overlay: options.rootfs.overlay,
         idmap_root: options.userns.is_some(),
         init: options.init,
@@ -92,7 +92,10 @@ fn settings(options: &Options) -> Result<Settings> {
         labels,
         logging: Logging::parse(&options.log_drivers, &options.log_options)?,
         timeout: options.timeout,
-    })
+        restart: options.restart,
+    };
+    settings.check()?;
+    Ok(settings)
 }
 
 fn annotations(options: &Options, settings: &Settings) -> Result<HashMap<String, String>> {

@@ -20,6 +20,7 @@ pub mod logging;
 pub mod mount_flag;
 pub mod options;
 mod profile;
+pub mod restart;
 pub mod rootfiles;
 pub mod settings;
 pub mod signal;

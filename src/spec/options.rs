@@ -9,6 +9,7 @@ use oci_spec::runtime::LinuxIdMapping;
 use crate::error::{Error, Result};
 use crate::spec::idmap;
 use crate::spec::limits::Limits;
+use crate::spec::restart::RestartPolicy;
 use crate::spec::settings::STOP_TIMEOUT;
 use crate::spec::terminal::WindowSize;
 use crate::spec::walls::Walls;
@@ -62,6 +63,8 @@ pub struct Options {
     pub rm: bool,
     /// Seconds that the command may run.
     pub timeout: Option<NonZeroU64>,
+    /// Whether it is started again once it has ended.
+    pub restart: RestartPolicy,
     /// Where the output goes; see [`Logging::parse`](crate::spec::logging::Logging::parse).
     pub log_drivers: Vec<String>,
     /// How; see the same.
@@ -100,6 +103,7 @@ impl Options {
             window: None,
             rm: false,
             timeout: None,
+            restart: RestartPolicy::No,
             log_drivers: Vec::new(),
             log_options: Vec::new(),
             walls: Walls::default(),

@@ -8,6 +8,7 @@ use oci_spec::runtime::Spec;
 
 use crate::error::{Error, Result};
 use crate::spec::logging::Logging;
+use crate::spec::restart::RestartPolicy;
 
 /// The annotations that are podrun's own.
 const PREFIX: &str = "dev.podrun.";
@@ -53,6 +54,8 @@ pub struct Settings {
     pub logging: Logging,
     /// Seconds that the command may run before it is killed (`--timeout`); any number where absent.
     pub timeout: Option<NonZeroU64>,
+    /// Whether it is started again once it has ended (`--restart`).
+    pub restart: RestartPolicy,
 }
 
 impl Default for Settings {
@@ -70,6 +73,7 @@ impl Default for Settings {
             labels: BTreeMap::new(),
             logging: Logging::default(),
             timeout: None,
+            restart: RestartPolicy::No,
         }
     }
 }
@@ -97,6 +101,7 @@ impl Settings {
                 "stop-signal" => settings.stop_signal = value.parse().map_err(|_| wrong())?,
                 "log-driver" => log_driver.push(value),
                 "log-opt" => log_options.push(value),
+                "restart" => settings.restart = value.parse().map_err(|_| wrong())?,
                 "timeout" => settings.timeout = Some(value.parse().map_err(|_| wrong())?),
                 "stop-timeout" => settings.stop_timeout = value.parse().map_err(|_| wrong())?,
                 "groups" => settings.groups = value.split(',').map(str::to_owned).collect(),
@@ -106,7 +111,17 @@ impl Settings {
             }
         }
         settings.logging = Logging::parse(&log_driver, &log_options)?;
+        settings.check()?;
         Ok(settings)
+    }
+
+    /// Whether they fit together.
+    pub fn check(&self) -> Result<()> {
+        if self.rm && self.restart != RestartPolicy::No {
+            return Err(Error::usage("--rm", format!("cannot be combined with --restart {}", self.restart))
+                .hint("a container that is started again is not deleted at its end"));
+        }
+        Ok(())
     }
 
     /// Adds these settings to `annotations`; what has its default is left out.
@@ -131,6 +146,9 @@ impl Settings {
         }
         if self.stop_timeout != default.stop_timeout {
             put("stop-timeout", self.stop_timeout.to_string());
+        }
+        if self.restart != RestartPolicy::No {
+            put("restart", self.restart.to_string());
         }
         if let Some(timeout) = self.timeout {
             put("timeout", timeout.to_string());
@@ -157,6 +175,7 @@ impl Settings {
 mod tests {
     use super::*;
     use crate::spec::logging::tests::any_logging;
+    use crate::spec::restart::tests::any_policy;
     use proptest::prelude::*;
 
     proptest! {
@@ -165,12 +184,13 @@ mod tests {
             overlay: bool, idmap_root: bool, init: bool, rm: bool, interactive: bool, stop_signal in 1..65i32,
             stop_timeout: u64, filtered: bool, groups in prop::collection::vec("[a-z0-9]{1,9}", 0..3),
             labels in prop::collection::btree_map(".{0,9}", ".{0,9}", 0..4), logging in any_logging(),
-            timeout: Option<NonZeroU64>,
+            timeout: Option<NonZeroU64>, restart in any_policy(),
         ) {
+            let rm = rm && restart == RestartPolicy::No;
             let seccomp = if filtered { Seccomp::Default } else { Seccomp::Configured };
             let settings = Settings {
                 overlay, idmap_root, init, rm, interactive, stop_signal, stop_timeout, seccomp, groups, labels,
-                logging, timeout,
+                logging, timeout, restart,
             };
             let mut annotations = HashMap::new();
             settings.write_to(&mut annotations);

@@ -117,6 +117,31 @@ pub struct PipeRefs {
     pub ending: Option<FileRef>,
 }
 
+/// What the restart policy of a container has done since the container was started by hand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Restarts {
+    /// How often it has started the container again, the time that is due included.
+    pub count: u32,
+    /// How many of them followed each other before the container had run for a while.
+    pub in_a_row: u32,
+    /// When it is started again: the container waits for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub due: Option<Timestamp>,
+}
+
+/// Who ended a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoppedBy {
+    /// A `stop`, or a `kill` that was meant to end it.
+    User,
+    /// `--health-on-failure stop`.
+    Health,
+    /// SIGTERM to its shim: the host goes down.
+    Shutdown,
+}
+
 /// `state.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -160,6 +185,12 @@ pub struct State {
     /// When the command was executed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
+    /// What its restart policy has done, and is about to do.
+    #[serde(default)]
+    pub restarts: Restarts,
+    /// Who ended it for good, where it did not end by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped_by: Option<StoppedBy>,
     /// What the status cannot say: why the exit code is unknown, why a start failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,

@@ -201,7 +201,12 @@ fn observe(mut state: State, exit: Option<ExitRecord>, held: bool, boot_id: &str
     let same_boot = state.boot_id == boot_id;
     let shim_alive = held && same_boot && state.mode == Mode::Supervised;
     if state.status == Status::Stopped {
-        return View { state, shim_alive: false, pid_alive: false, exit };
+        // With a restart to come it still has one.
+        let shim_alive = shim_alive && state.restarts.due.is_some();
+        if let Some(due) = state.restarts.due {
+            state.reason = Some(pending(&state, due, shim_alive, exit.as_ref()));
+        }
+        return View { state, shim_alive, pid_alive: false, exit };
     }
     if !same_boot {
         let reason = "the host was restarted";
@@ -234,17 +239,31 @@ fn observe(mut state: State, exit: Option<ExitRecord>, held: bool, boot_id: &str
     View { state, shim_alive, pid_alive, exit: Some(exit) }
 }
 
+/// That a container is about to be started again.
+fn pending(state: &State, due: jiff::Timestamp, shim_alive: bool, exit: Option<&ExitRecord>) -> String {
+    let code = exit.and_then(|exit| exit.exit_code).map_or("unknown".to_owned(), |code| code.to_string());
+    let number = state.restarts.count;
+    let why = exit.and_then(|exit| exit.reason.as_ref()).map_or(String::new(), |why| format!(": {why}"));
+    match shim_alive {
+        true => format!("restart pending: number {number}, at {due}, after exit code {code}{why}"),
+        false => {
+            let id = &state.id;
+            format!("restart pending: `podrun recover {id}` does it, after exit code {code}{why}")
+        }
+    }
+}
+
 /// Publishes `state` at its place.
 pub fn write_state(paths: &ContainerPaths, state: &State, durability: Durability) -> Result<()> {
     publish::json(&paths.state(), state, durability)
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::state::{Ending, ProcessRef, STATE_VERSION};
 
-    fn state(status: Status, init: Option<ProcessRef>) -> State {
+    pub(crate) fn state(status: Status, init: Option<ProcessRef>) -> State {
         State {
             version: STATE_VERSION,
             id: "c".parse().unwrap(),
@@ -262,6 +281,8 @@ mod tests {
             args: vec![],
             created_at: jiff::Timestamp::UNIX_EPOCH,
             started_at: None,
+            restarts: Default::default(),
+            stopped_by: None,
             reason: None,
         }
     }

@@ -16,28 +16,20 @@ use bytes::BytesMut;
 use jiff::Timestamp;
 use podrun::cgroup::{self, Cgroup};
 use podrun::error::{Error, Result};
-use podrun::launch::{self, Gate};
 use podrun::paths::{ContainerId, ContainerPaths, Roots};
 use podrun::protocol::{Hello, Reply, Request, frame, socket};
-use podrun::spec::limits;
-use podrun::spec::settings::Settings;
-use podrun::spec::{Spec, validate};
+use podrun::spec::Spec;
 use podrun::state::lock::Lock;
 use podrun::state::process::boot_id;
 use podrun::state::publish::{self, Durability};
-use podrun::state::{Ending, ExitRecord, FileRef, PipeRefs, ProcessRef, State, Status, store};
-use rustix::fs::{Mode, OFlags};
+use podrun::state::{Ending, ExitRecord, ProcessRef, State, Status, store};
 use rustix::io::Errno;
-use rustix::pipe::PipeFlags;
 
+use crate::construct::{self, Built};
 use crate::keep::{Keep, SLOTS};
 use crate::keeper::Predecessor;
 use crate::machine::Memory;
 use crate::owned::{Facts, Owned};
-use crate::streams::Streams;
-
-/// How much a pipe of the container holds.
-const PIPE_SIZE: usize = 1 << 20;
 
 /// The creating command's connection, with what it has sent already.
 #[derive(Debug)]
@@ -182,14 +174,8 @@ impl Attempt<'_> {
         Ok((owned, spec))
     }
 
-    fn build(&self, mut state: State, is_new: bool) -> Result<(Built, Spec)> {
-        let path = self.paths.spec();
-        let spec =
-            publish::read_json::<Spec>(&path)?.ok_or_else(|| Error::at("read", &path, Errno::NOENT))?;
-        let settings = validate::validate(&spec).and_then(|()| Settings::of(&spec)).map_err(|error| {
-            Error::failed(format!("read {}", path.display()), error.to_string())
-                .hint(format!("`podrun delete -f {}` removes the container", self.id))
-        })?;
+    fn build(&self, mut state: State, is_new: bool) -> Result<(Launching, Spec)> {
+        let (spec, settings) = construct::read_spec(&self.paths)?;
         store::make_dir(&self.paths.run_dir)?;
         let listener = socket::listen(&self.paths.socket())?;
         state.shim = ProcessRef::of(rustix::process::getpid().as_raw_nonzero().get());
@@ -199,32 +185,9 @@ impl Attempt<'_> {
         if !is_new {
             self.begin_again(&mut state)?;
         }
-        let cgroup = Cgroup::create_for(&state.cgroup_path, limits::resources(&spec))?;
-        crate::log::create_files(&settings.logging, &self.paths)?;
-        let plan = launch::plan(&spec, &settings, &self.paths, &self.paths.dir)?;
-        let (stdio, pipes) = match launch::Stdio::terminal_of(&spec) {
-            Some(terminal) => (terminal, None),
-            None => pipes(settings.interactive).map(|(stdio, pipes)| (stdio, Some(pipes)))?,
-        };
-        let init = launch::create(plan, &cgroup, stdio, Gate::Socketpair)?;
-        let streams = init.terminal.map(Streams::Terminal).or(pipes);
-        let streams =
-            streams.ok_or_else(|| Error::failed("create", "the container's terminal is missing"))?;
-        state.init = ProcessRef::of(init.pid);
-        let (stdout, stderr) = match &streams {
-            Streams::Pipes { stdout, stderr, .. } => (Some(stdout), Some(stderr)),
-            Streams::Terminal(_) => (None, None),
-        };
-        state.pipes = PipeRefs {
-            stdout: file_ref(stdout),
-            stderr: file_ref(stderr),
-            ending: file_ref(init.ending.as_ref()),
-        };
-        state.status = Status::Created;
+        let (built, _) = construct::build(&self.paths, &spec, &settings, &mut state)?;
         store::write_state(&self.paths, &state, Durability::Atomic)?;
-        let built =
-            Built { state, listener, pidfd: init.pidfd, streams, gate: init.gate, ending: init.ending };
-        Ok((built, spec))
+        Ok((Launching { state, listener, built }, spec))
     }
 
     /// A stopped container runs again: its last record moves aside.
@@ -233,16 +196,11 @@ impl Attempt<'_> {
         state.boot_id = boot_id();
         state.init = None;
         state.started_at = None;
+        state.restarts = Default::default();
+        state.stopped_by = None;
         state.reason = None;
         store::write_state(&self.paths, state, Durability::Atomic)?;
-        let exit = self.paths.exit();
-        let older = exit.with_added_extension("1");
-        match std::fs::rename(&exit, &older) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::io("move aside", &exit, &error));
-            }
-            _ => {}
-        }
+        construct::move_record_aside(&self.paths)?;
         let _ = std::fs::remove_file(self.paths.run_exit());
         Ok(())
     }
@@ -282,66 +240,20 @@ impl Attempt<'_> {
     }
 }
 
-/// What a build comes to: everything but the lock.
+/// What a launch comes to: everything but the lock.
 #[derive(Debug)]
-struct Built {
+struct Launching {
     state: State,
     listener: OwnedFd,
-    pidfd: OwnedFd,
-    streams: Streams,
-    gate: Option<OwnedFd>,
-    ending: Option<OwnedFd>,
+    built: Built,
 }
 
-impl Built {
+impl Launching {
     fn into_owned(self, roots: Roots, lock: OwnedFd) -> Owned {
-        Owned {
-            facts: Facts { roots, state: self.state, memory: Memory::default(), kill_at: None },
-            lock,
-            listener: self.listener,
-            pidfd: self.pidfd,
-            streams: self.streams,
-            gate: self.gate,
-            ending: self.ending,
-        }
+        let Built { pidfd, streams, gate, ending } = self.built;
+        let facts = Facts { roots, state: self.state, memory: Memory::default(), kill_at: None };
+        Owned { facts, lock, listener: self.listener, pidfd, streams, gate, ending }
     }
-}
-
-/// The container's stdio by pipes: its own ends, and the shim's.
-fn pipes(interactive: bool) -> Result<(launch::Stdio, Streams)> {
-    let (stdin, writer) = if interactive {
-        let (reader, writer) = pipe()?;
-        (reader, Some(writer))
-    } else {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let null = rustix::fs::open("/dev/null", flags, Mode::empty())
-            .map_err(|errno| Error::at("open", "/dev/null", errno))?;
-        (null, None)
-    };
-    let (stdout, stdout_writer) = output()?;
-    let (stderr, stderr_writer) = output()?;
-    let stdio = launch::Stdio::Files([stdin, stdout_writer, stderr_writer]);
-    Ok((stdio, Streams::Pipes { stdout, stderr, stdin: writer }))
-}
-
-fn file_ref(fd: Option<&OwnedFd>) -> Option<FileRef> {
-    rustix::fs::fstat(fd?).ok().as_ref().map(FileRef::of)
-}
-
-fn pipe() -> Result<(OwnedFd, OwnedFd)> {
-    rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|errno| Error::os("create a pipe", errno))
-}
-
-/// A pipe for output. The container's end is open for reading too, so that the death of a reader
-/// raises no SIGPIPE in it; a full pipe makes it wait.
-fn output() -> Result<(OwnedFd, OwnedFd)> {
-    let (reader, writer) = pipe()?;
-    // Best effort: a smaller pipe only means smaller batches.
-    let _ = rustix::pipe::fcntl_setpipe_size(&reader, PIPE_SIZE);
-    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&writer));
-    let both = rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|errno| Error::os("open a pipe for reading and writing", errno))?;
-    Ok((reader, both))
 }
 
 /// The creating command, before there is a loop.

@@ -12,17 +12,19 @@ pub(crate) enum Alarm {
     Kill,
     /// For its command to be ended: it has run for as long as it may.
     Timeout,
+    /// For another run.
+    Restart,
 }
 
 /// How many there are.
-const ALARMS: usize = 2;
+const ALARMS: usize = 3;
 
 /// The moments that are set.
 #[derive(Debug, Default)]
 pub(crate) struct Clock([Option<Instant>; ALARMS]);
 
 impl Clock {
-    const ALL: [Alarm; ALARMS] = [Alarm::Kill, Alarm::Timeout];
+    const ALL: [Alarm; ALARMS] = [Alarm::Kill, Alarm::Timeout, Alarm::Restart];
 
     /// Sets `alarm` to `after` from now, instead of what it was set to before. So far away that it never
     /// comes is not set.

@@ -43,7 +43,8 @@ use crate::exits::{Exits, Orphan};
 use crate::fd;
 use crate::freezer::{self, Freezing};
 use crate::keep::{Exit, Keep, Notices, Order, Slot};
-use crate::log::{Drain, Pump};
+use crate::log::{Logger, Pump};
+use crate::machine::restart::Asked;
 use crate::machine::{Action, Delivery, Event, Machine, Memory, Ticket};
 use crate::owned::{Facts, Owned};
 use crate::server::{self, Answer, Ask, Command, Shared};
@@ -51,6 +52,7 @@ use crate::signals::Signals;
 
 mod deliver;
 mod end;
+mod restart;
 
 /// How many questions may wait for the driver; the clients that ask more wait with them.
 const QUEUE: usize = 64;
@@ -71,8 +73,6 @@ pub(crate) async fn run(
     let known = Known::default();
     known.add(owned.facts.state.init.map_or(0, |init| init.pid));
     let (pump, log) = Pump::new(&paths, &settings.logging, streams.sources, &known)?;
-    let (drain, drain_order) = oneshot::channel();
-    let pump = tokio::task::spawn_local(pump.run(drain_order));
 
     let (commands, inbox) = mpsc::channel(QUEUE);
     let keep = Rc::new(keep);
@@ -83,7 +83,7 @@ pub(crate) async fn run(
         commands,
         log,
         stdin: streams.stdin.into(),
-        terminal: streams.terminal,
+        terminal: streams.terminal.into(),
         ledger: Default::default(),
         tickets: Default::default(),
         guests: Default::default(),
@@ -100,17 +100,13 @@ pub(crate) async fn run(
     tokio::task::spawn_local(server::listen(listener, shared.clone()));
 
     let Facts { roots, state, memory, kill_at } = owned.facts;
-    let machine = Machine::resume(
-        state.id.to_string(),
-        settings.stop_signal,
-        Duration::from_secs(settings.stop_timeout),
-        state.status,
-        memory.clone(),
-    );
+    let machine =
+        Machine::resume(state.id.to_string(), &settings, state.status, state.restarts, memory.clone());
     let mut clock = Clock::default();
     if let Some(at) = kill_at {
         clock.set_at(Alarm::Kill, at);
     }
+    let init_lives = state.status != Status::Stopped;
     let driver = Driver {
         machine,
         spec,
@@ -124,11 +120,12 @@ pub(crate) async fn run(
         kill_at,
         cgroup,
         pidfd: fd::watch(owned.pidfd, "init")?,
+        init_lives,
         ending: owned.ending,
         closed_gate: owned.gate,
         gate: None,
-        pump,
-        drain: Some(drain),
+        logger: Logger::start(pump),
+        due: false,
         shared,
         inbox,
         answers: HashMap::new(),
@@ -161,16 +158,18 @@ pub(crate) struct Driver<'a> {
     /// When [`Alarm::Kill`] is due.
     kill_at: Option<Timestamp>,
     pub(crate) cgroup: Option<Cgroup>,
+    /// Init, or the one of the last run.
     pidfd: AsyncFd<OwnedFd>,
+    init_lives: bool,
     /// Where a minimal init tells how the command ended.
     ending: Option<OwnedFd>,
     /// The gate, until it is opened.
     closed_gate: Option<OwnedFd>,
     /// What comes through the gate after it was opened.
     gate: Option<JoinHandle<Result<Vec<u8>>>>,
-    /// The log's own task; it ends once everything is in the log, or never will be.
-    pub(crate) pump: JoinHandle<()>,
-    drain: Option<oneshot::Sender<Drain>>,
+    pub(crate) logger: Logger,
+    /// It is time for another run, once the last one's output is in the log.
+    due: bool,
     pub(crate) shared: Rc<Shared>,
     pub(crate) inbox: mpsc::Receiver<Command>,
     answers: HashMap<Ticket, oneshot::Sender<Answer>>,
@@ -190,14 +189,13 @@ pub(crate) struct Driver<'a> {
 impl Driver<'_> {
     async fn run(mut self) -> Result<()> {
         let mut signals = Signals::new()?;
-        let mut init_lives = true;
         self.go_on().await?;
         while !self.finishing {
             tokio::select! {
                 biased;
                 outcome = outcome(&mut self.gate) => self.gate_opened(outcome).await,
-                ending = ended(&self.pidfd), if init_lives => {
-                    init_lives = false;
+                ending = ended(&self.pidfd), if self.init_lives => {
+                    self.init_lives = false;
                     // Init cannot have ended before it was through the gate or refused.
                     if let Some(gate) = self.gate.take() {
                         let outcome = join(gate).await;
@@ -205,7 +203,8 @@ impl Driver<'_> {
                     }
                     ending?;
                     let ending = self.true_ending();
-                    self.on(Event::InitEnded(ending)).await;
+                    let ran = self.state.started_at.map(since);
+                    self.on(Event::InitEnded { ending, ran }).await;
                 }
                 () = signals.terminate.comes() => self.on(Event::Terminate).await,
                 () = signals.child.comes() => self.known.reap_strays(),
@@ -214,10 +213,15 @@ impl Driver<'_> {
                     self.on(Event::Frozen(outcome)).await;
                 }
                 notice = self.notices.next() => self.notice(notice),
-                alarm = self.clock.rings() => self.on(match alarm {
-                    Alarm::Kill => Event::TimeUp,
-                    Alarm::Timeout => Event::RunTimeOver,
-                }).await,
+                () = self.logger.rests(), if self.due => {
+                    self.due = false;
+                    self.on(Event::Due).await;
+                }
+                alarm = self.clock.rings() => match alarm {
+                    Alarm::Kill => self.on(Event::TimeUp).await,
+                    Alarm::Timeout => self.on(Event::RunTimeOver).await,
+                    Alarm::Restart => self.due = true,
+                },
                 Some(command) = self.inbox.recv() => self.command(command).await,
             }
         }
@@ -229,12 +233,16 @@ impl Driver<'_> {
         if let Some(record) = publish::read_json::<ExitRecord>(&self.paths.run_exit())? {
             // The record of this run: one of an earlier run is removed before the next begins.
             self.state.status = Status::Stopped;
+            self.state.restarts.due = None;
+            self.state.stopped_by = self.remembered.asked.and_then(Asked::stopped_by);
             self.state.reason.clone_from(&record.reason);
             self.record = Some(record.clone());
             self.keep.order(Order::ReapInit);
             // All of it was logged before that record; this tells the followers.
-            self.drain().await;
+            self.logger.drain(true).await;
             self.on(Event::Recorded(Box::new(record))).await;
+        } else if self.state.restarts.due.is_some() {
+            self.wait_on().await;
         } else if self.remembered.starting {
             // It may have died before it said go. A second one is not heard.
             if let Err(error) = self.open_gate() {
@@ -266,13 +274,19 @@ impl Driver<'_> {
 
     /// Has the keeper hold what must outlive this shim.
     pub(crate) fn remember(&mut self, memory: Memory) {
+        self.remember_with(memory, []);
+    }
+
+    /// The same, with descriptors beside it.
+    fn remember_with<'fd>(&mut self, memory: Memory, fds: impl IntoIterator<Item = (Slot, &'fd OwnedFd)>) {
+        let fds: Vec<_> = fds.into_iter().map(|(slot, fd)| (slot, fd.as_fd())).collect();
         let facts = Facts {
             roots: self.roots.clone(),
             state: self.state.clone(),
             memory: memory.clone(),
             kill_at: self.kill_at,
         };
-        match facts.hand_over(&self.keep, &[]) {
+        match facts.hand_over(&self.keep, &fds) {
             Ok(()) => self.remembered = memory,
             Err(error) => tracing::warn!("{error}"),
         }
@@ -368,6 +382,9 @@ impl Driver<'_> {
             Action::Paused(paused) => self.paused(paused),
             Action::Update(ticket) => self.update(ticket),
             Action::Record(verdict) => return Some(self.record(verdict).await),
+            Action::Rest(time) => self.clock.set(Alarm::Restart, time),
+            Action::Launch => return Some(Event::Launched(self.launch_again())),
+            Action::Conclude => return Some(self.conclude()),
             Action::Finish => self.finishing = true,
         }
         None
@@ -440,6 +457,11 @@ impl Driver<'_> {
             Err(error) => self.answer(ticket, Reply::Refused(error)),
         }
     }
+}
+
+/// How long ago that was.
+fn since(moment: Timestamp) -> Duration {
+    Timestamp::now().duration_since(moment).try_into().unwrap_or(Duration::ZERO)
 }
 
 async fn outcome(gate: &mut Option<JoinHandle<Result<Vec<u8>>>>) -> Result<()> {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use podrun::cgroup;
-use podrun::error::{Error, Result};
+use podrun::error::Result;
 use podrun::protocol::Reply;
 use podrun::state::publish::{self, Durability};
 use podrun::state::store;
@@ -19,10 +19,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 impl Driver<'_> {
     /// Everything after the exit record: nothing here can change the answer any more.
     pub(crate) async fn finish(mut self) -> Result<()> {
-        let pump = std::mem::replace(&mut self.pump, tokio::task::spawn_local(async {}));
+        let logger = std::mem::take(&mut self.logger);
         // A stalled disk may still have some of the log to come.
         self.serving_until_unwanted(async {
-            pump.await.map_err(|error| Error::failed("the log", error.to_string()))
+            logger.end().await;
+            Ok(())
         })
         .await;
         let ledger = self.shared.ledger.clone();
@@ -82,7 +83,7 @@ impl Driver<'_> {
         self.settings.rm || !self.machine.deleters().is_empty()
     }
 
-    fn clean_cgroup(&mut self) {
+    pub(crate) fn clean_cgroup(&mut self) {
         if let Some(cgroup) = self.cgroup.take() {
             let path = cgroup.path().to_owned();
             let result = cgroup.kill().and_then(|()| cgroup::remove(&path));

@@ -29,6 +29,9 @@ use crate::fd;
 /// How many descriptors a keeper holds at most.
 pub(crate) const SLOTS: usize = 12;
 
+/// The pid of an init that is not there: the kernel gives it to nobody (`pid_max` is at most 2²²).
+pub(crate) const NOBODY: i32 = i32::MAX;
+
 /// The place of a descriptor in the keeper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -81,7 +84,7 @@ pub(crate) struct Packet {
     pub(crate) hold: u16,
     /// The slots to empty.
     pub(crate) drop: u16,
-    /// Init's pid, 0 for no news.
+    /// Init's pid, 0 for no news, [`NOBODY`] where there is none for now.
     pub(crate) init: i32,
     pub(crate) order: Order,
 }

@@ -5,16 +5,19 @@
 //!  Created ─────────▶ Starting ────────▶ Running
 //!     │                   │ refused         │
 //!     └───────────────────┴── init ends ────┴──▶ Ending ── exit record written ──▶ Ended
+//!                                                  └─ to run again ([`restart`]) ──▶ Waiting
 //! ```
 //!
 //! The driver feeds [`Event`]s and performs the [`Action`]s it gets back, in order. A request is
 //! known by its [`Ticket`]; each ticket is answered once, or its client went away first.
 //!
-//! Invariants: the gate is opened once; after `Ending` nothing is sent to init any more; a request
+//! Invariants: the gate of a run is opened once; after `Ending` nothing is sent to init any more; a request
 //! that caused the end is answered after the exit record is written, never before, so that
 //! `kill X; delete X` cannot race.
 
+mod event;
 mod pause;
+pub(crate) mod restart;
 #[cfg(test)]
 mod tests;
 
@@ -22,121 +25,15 @@ use std::time::Duration;
 
 use podrun::error::{Error, Kind};
 use podrun::protocol::Reply;
-use podrun::state::{Ending, ExitRecord, Status};
+use podrun::spec::restart::RestartPolicy;
+use podrun::spec::settings::Settings;
+use podrun::state::{Ending, ExitRecord, Restarts, Status};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use event::{Action, Delivery, Event, Sender, Ticket, Verdict};
 use pause::Pause;
-
-/// One request that waits for its answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Ticket(pub(crate) u64);
-
-/// Why SIGKILL, or another signal, goes to init.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sender {
-    /// A client's `kill`.
-    Client(Ticket),
-    /// `stop`, or SIGTERM to the shim.
-    Stop,
-}
-
-/// What became of a signal.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Delivery {
-    /// Init has it.
-    Sent,
-    /// Init could not have heard it, or it was SIGKILL: init was ended in its name.
-    Fatal,
-    /// It could not be sent.
-    Failed(Error),
-}
-
-/// What happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Event {
-    /// A client wants the command to run; `again` where it has said so to a shim that died.
-    Start { ticket: Ticket, again: bool },
-    /// A client sends a signal.
-    Signal { ticket: Ticket, signal: i32, all: bool },
-    /// A client wants the container to stop.
-    Stop { ticket: Ticket, timeout: Option<Duration> },
-    /// A client waits for the end.
-    Wait(Ticket),
-    /// A client wants the container gone.
-    Delete { ticket: Ticket, force: bool },
-    /// A client wants a process inside.
-    Exec(Ticket),
-    /// A client wants everything inside to stand still.
-    Pause(Ticket),
-    /// What came of [`Action::Freeze`].
-    Frozen(Result<(), Error>),
-    /// A client wants it to go on.
-    Resume(Ticket),
-    /// A client changes the limits.
-    Update(Ticket),
-    /// A client went away before it was answered.
-    Gone(Ticket),
-    /// The gate was opened, and the command was executed or not.
-    Gate(Result<(), Error>),
-    /// What became of [`Action::Deliver`].
-    Delivered { sender: Sender, signal: i32, delivery: Delivery },
-    /// The time that [`Action::Arm`] set is over.
-    TimeUp,
-    /// The command has run for as long as it may.
-    RunTimeOver,
-    /// SIGTERM to the shim.
-    Terminate,
-    /// Init has ended; it is not reaped yet.
-    /// How is `None` where nobody can tell.
-    InitEnded(Option<Ending>),
-    /// The exit record is written.
-    Recorded(Box<ExitRecord>),
-}
-
-/// What is to be done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Action {
-    /// Answer a client.
-    Answer(Ticket, Reply),
-    /// Let init execute its command; [`Event::Gate`] follows.
-    OpenGate,
-    /// The command runs: publish it.
-    Running,
-    /// Send a signal by the rules for PID 1; [`Event::Delivered`] follows.
-    Deliver { sender: Sender, signal: i32, all: bool },
-    /// SIGKILL to everything in the container.
-    KillAll,
-    /// [`Event::TimeUp`] after this long, instead of what was armed before.
-    Arm(Duration),
-    /// Run the process of this ticket; the driver answers it.
-    Exec(Ticket),
-    /// Freeze everything inside; [`Event::Frozen`] follows, unless it is let go on before.
-    Freeze,
-    /// Let everything inside go on.
-    Thaw,
-    /// Publish whether the container is paused.
-    Paused(bool),
-    /// Change the limits as this ticket asks; the driver answers it.
-    Update(Ticket),
-    /// Drain the log, write the exit record, reap; [`Event::Recorded`] follows.
-    Record(Verdict),
-    /// Finish: the durable record, the last acknowledgements, and the end of the shim.
-    Finish,
-}
-
-/// What the exit record says beyond what can be measured.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Verdict {
-    /// How init ended, in the name of the signal that podrun ended it for; `None` where nobody knows.
-    pub(crate) ending: Option<Ending>,
-    /// Init was ended by a SIGKILL that podrun did not send.
-    pub(crate) killed_by_other: bool,
-    /// podrun ended it because it had run for as long as it may.
-    pub(crate) timed_out: bool,
-    /// The command was never executed, and this is why.
-    pub(crate) start_failed: Option<Error>,
-}
+use restart::{Asked, Next};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Phase {
@@ -144,6 +41,8 @@ enum Phase {
     Starting,
     Running,
     Ending,
+    /// Between two runs.
+    Waiting,
     Ended(Box<ExitRecord>),
 }
 
@@ -159,9 +58,9 @@ pub(crate) struct Memory {
     pub(crate) ended_as: Option<i32>,
     /// podrun sent SIGKILL.
     pub(crate) killed: bool,
-    /// It did so because the command had run for as long as it may.
+    /// Why podrun ends this run, or the container.
     #[serde(default)]
-    pub(crate) timed_out: bool,
+    pub(crate) asked: Option<Asked>,
     /// Why the command was not executed.
     pub(crate) start_failed: Option<Error>,
 }
@@ -172,6 +71,10 @@ pub(crate) struct Machine {
     name: String,
     stop_signal: i32,
     stop_timeout: Duration,
+    policy: RestartPolicy,
+    restarts: Restarts,
+    /// What follows the run that is ending.
+    next: Next,
     phase: Phase,
     pause: Pause,
     memory: Memory,
@@ -187,9 +90,9 @@ impl Machine {
     /// A container as `status` says that it is, and as `memory` tells of what was decided before.
     pub(crate) fn resume(
         name: String,
-        stop_signal: i32,
-        stop_timeout: Duration,
+        settings: &Settings,
         status: Status,
+        restarts: Restarts,
         memory: Memory,
     ) -> Self {
         let phase = match status {
@@ -197,12 +100,16 @@ impl Machine {
                 Phase::Starting
             }
             Status::Creating | Status::Created => Phase::Created,
+            Status::Stopped if restarts.due.is_some() => Phase::Waiting,
             _ => Phase::Running,
         };
         Self {
             name,
-            stop_signal,
-            stop_timeout,
+            stop_signal: settings.stop_signal,
+            stop_timeout: Duration::from_secs(settings.stop_timeout),
+            policy: settings.restart,
+            restarts: Restarts { due: None, ..restarts },
+            next: Next::End,
             phase,
             pause: if status == Status::Paused { Pause::Yes } else { Pause::No },
             memory,
@@ -268,18 +175,23 @@ impl Machine {
             Event::Gate(outcome) => self.gate(outcome),
             Event::Delivered { sender, signal, delivery } => self.delivered(sender, signal, delivery),
             Event::TimeUp => match self.phase {
-                Phase::Ending | Phase::Ended(_) => vec![],
+                Phase::Ending | Phase::Waiting | Phase::Ended(_) => vec![],
                 _ => self.kill_all(),
             },
             Event::RunTimeOver => match self.phase {
                 Phase::Running => {
-                    self.memory.timed_out = true;
+                    self.ask(Asked::Timeout);
                     self.kill_all()
                 }
                 _ => vec![],
             },
-            Event::Terminate => self.begin_stop(None),
-            Event::InitEnded(ending) => self.init_ended(ending),
+            Event::Terminate => {
+                self.ask(Asked::Shutdown);
+                self.begin_stop(None)
+            }
+            Event::InitEnded { ending, ran } => self.init_ended(ending, ran),
+            Event::Due => self.due(),
+            Event::Launched(outcome) => self.launched(outcome),
             Event::Recorded(record) => self.recorded(record),
         }
     }
@@ -303,6 +215,7 @@ impl Machine {
             // Not answered: the client finds the connection closed, the container stopped, and
             // begins again with a new shim.
             Phase::Ending | Phase::Ended(_) => vec![],
+            Phase::Waiting => self.hurry(ticket),
         }
     }
 
@@ -328,7 +241,13 @@ impl Machine {
     fn signal(&mut self, ticket: Ticket, signal: i32, all: bool) -> Vec<Action> {
         match self.phase {
             Phase::Ending | Phase::Ended(_) => vec![self.refuse_not_running(ticket)],
-            _ => vec![Action::Deliver { sender: Sender::Client(ticket), signal, all }],
+            Phase::Waiting => self.signal_between(ticket, signal),
+            _ => {
+                if self.means_the_end(signal) {
+                    self.ask(Asked::User);
+                }
+                vec![Action::Deliver { sender: Sender::Client(ticket), signal, all }]
+            }
         }
     }
 
@@ -340,6 +259,7 @@ impl Machine {
                 vec![]
             }
             _ => {
+                self.ask(Asked::User);
                 self.enders.push(ticket);
                 self.begin_stop(timeout)
             }
@@ -347,8 +267,10 @@ impl Machine {
     }
 
     fn begin_stop(&mut self, timeout: Option<Duration>) -> Vec<Action> {
-        if matches!(self.phase, Phase::Ending | Phase::Ended(_)) {
-            return vec![];
+        match self.phase {
+            Phase::Ending | Phase::Ended(_) => return vec![],
+            Phase::Waiting => return self.conclude(),
+            _ => {}
         }
         let again = std::mem::replace(&mut self.memory.stopping, true);
         // What stands still hears nothing.
@@ -368,6 +290,9 @@ impl Machine {
             (Delivery::Fatal, sender) => {
                 self.memory.ended_as.get_or_insert(signal);
                 self.memory.killed = true;
+                if let Sender::Client(_) = sender {
+                    self.ask(Asked::User);
+                }
                 match (sender, &self.phase) {
                     (Sender::Client(ticket), Phase::Ended(_)) => vec![Action::Answer(ticket, Reply::Done)],
                     (Sender::Client(ticket), _) => {
@@ -394,23 +319,28 @@ impl Machine {
 
     fn delete(&mut self, ticket: Ticket, force: bool) -> Vec<Action> {
         match self.phase {
-            Phase::Starting | Phase::Running if !force => {
-                let hint = format!("stop it first, or use `podrun delete -f {}`", self.name);
-                vec![self.refuse(ticket, "is running", Some(hint))]
+            Phase::Starting | Phase::Running | Phase::Waiting if !force => {
+                vec![self.refuse_delete(ticket)]
+            }
+            Phase::Waiting => {
+                self.ask(Asked::User);
+                self.deleters.push(ticket);
+                self.conclude()
             }
             Phase::Ending | Phase::Ended(_) => {
                 self.deleters.push(ticket);
                 vec![]
             }
             Phase::Created | Phase::Starting | Phase::Running => {
+                self.ask(Asked::User);
                 self.deleters.push(ticket);
                 self.kill_all()
             }
         }
     }
 
-    fn init_ended(&mut self, ending: Option<Ending>) -> Vec<Action> {
-        if matches!(self.phase, Phase::Ending | Phase::Ended(_)) {
+    fn init_ended(&mut self, ending: Option<Ending>, ran: Option<Duration>) -> Vec<Action> {
+        if matches!(self.phase, Phase::Ending | Phase::Waiting | Phase::Ended(_)) {
             return vec![];
         }
         self.phase = Phase::Ending;
@@ -424,28 +354,33 @@ impl Machine {
         if let Pause::Asked(tickets) = std::mem::take(&mut self.pause) {
             actions.extend(tickets.into_iter().map(|ticket| self.refuse_not_running(ticket)));
         }
+        let failed = self.memory.start_failed.as_ref().map(|error| error.launch_exit_code().into());
+        let code = failed.or(ending.map(Ending::code));
+        self.next = restart::next(self.policy, self.restarts, code, ran, self.memory.asked);
         actions.push(Action::Record(Verdict {
             ending,
             killed_by_other: was_killed && !self.memory.killed,
-            timed_out: was_killed && self.memory.timed_out,
+            asked: self.memory.asked.filter(|_| was_killed),
             start_failed: self.memory.start_failed.clone(),
+            next: self.next,
         }));
         actions
     }
 
     fn recorded(&mut self, record: Box<ExitRecord>) -> Vec<Action> {
         let mut actions = Vec::new();
-        for ticket in std::mem::take(&mut self.waiters) {
-            actions.push(Action::Answer(ticket, Reply::Ended(record.clone())));
+        if self.next == Next::End {
+            for ticket in std::mem::take(&mut self.waiters) {
+                actions.push(Action::Answer(ticket, Reply::Ended(record.clone())));
+            }
         }
         for ticket in std::mem::take(&mut self.enders) {
             actions.push(Action::Answer(ticket, Reply::Done));
         }
-        for ticket in std::mem::take(&mut self.starters) {
-            let error = self.memory.start_failed.clone().unwrap_or_else(|| {
-                Error::failed(format!("container {}", self.name), "ended before its command was executed")
-            });
-            actions.push(Action::Answer(ticket, Reply::Refused(error)));
+        actions.extend(self.refuse_starters());
+        if let Next::Again { after, restarts } = self.next {
+            actions.push(self.wait_for_another(restarts, after));
+            return actions;
         }
         self.phase = Phase::Ended(record);
         actions.push(Action::Finish);

@@ -30,6 +30,7 @@ mod bootstrap;
 mod child;
 mod clock;
 mod connection;
+mod construct;
 mod driver;
 mod exec;
 mod exits;

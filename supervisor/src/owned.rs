@@ -13,7 +13,7 @@ use podrun::paths::{ContainerPaths, Roots};
 use podrun::state::State;
 use serde::{Deserialize, Serialize};
 
-use crate::keep::{Keep, SLOTS, Slot};
+use crate::keep::{Keep, NOBODY, SLOTS, Slot};
 use crate::machine::Memory;
 use crate::streams::Streams;
 
@@ -36,7 +36,7 @@ impl Facts {
     pub(crate) fn hand_over(&self, keep: &Keep, fds: &[(Slot, BorrowedFd<'_>)]) -> Result<()> {
         let bytes = serde_json::to_vec(self)
             .map_err(|error| Error::failed("remember the shim's state", error.to_string()))?;
-        keep.hold(self.state.init.map_or(0, |init| init.pid), &bytes, fds)
+        keep.hold(self.state.init.map_or(NOBODY, |init| init.pid), &bytes, fds)
     }
 }
 
@@ -131,6 +131,8 @@ mod tests {
             args: vec![],
             created_at: Timestamp::UNIX_EPOCH,
             started_at: None,
+            restarts: Default::default(),
+            stopped_by: None,
             reason: None,
         };
         let facts = Facts {

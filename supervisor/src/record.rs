@@ -7,6 +7,7 @@ use podrun::spec::settings::Settings;
 use podrun::state::{Ending, ExitRecord, State};
 
 use crate::machine::Verdict;
+use crate::machine::restart::Asked;
 
 /// Why nobody knows how a container ended.
 const UNKNOWN: &str = "it ended while no shim and no keeper lived, and another process took its exit status";
@@ -33,7 +34,7 @@ pub(crate) fn measure(
             record.system_usec = cpu.system_usec;
         }
     }
-    if let Some(timeout) = settings.timeout.filter(|_| verdict.timed_out) {
+    if let Some(timeout) = settings.timeout.filter(|_| verdict.asked == Some(Asked::Timeout)) {
         record.reason = Some(format!("killed: it had run for its --timeout of {timeout} s"));
     }
     if let Some(error) = &verdict.start_failed {

@@ -79,7 +79,7 @@ pub(crate) struct Shared {
     /// The writing end of the container's stdin, until it was closed.
     pub(crate) stdin: RefCell<Option<OwnedFd>>,
     /// The container's terminal.
-    pub(crate) terminal: Option<Terminal>,
+    pub(crate) terminal: RefCell<Option<Terminal>>,
     /// Who is still owed something.
     pub(crate) ledger: Ledger,
     /// The next ticket.
@@ -284,8 +284,13 @@ impl Client {
     }
 
     async fn terminal(&mut self) -> Result<()> {
-        match &self.shared.terminal {
-            Some(terminal) => self.connection.send(&Reply::Terminal, &[terminal.master.as_fd()]).await,
+        let master = self.shared.terminal.borrow().as_ref().map(|terminal| terminal.master.try_clone());
+        match master {
+            Some(Ok(master)) => self.connection.send(&Reply::Terminal, &[master.as_fd()]).await,
+            Some(Err(error)) => {
+                let error = Error::io("pass", "the container's terminal", &error);
+                self.connection.send(&Reply::Refused(error), &[]).await
+            }
             None => {
                 let error = Error::failed("the container's terminal", "it has none")
                     .hint("create the container with `-t`");

@@ -30,6 +30,7 @@ mod oci_fields;
 mod oci_hooks;
 mod pause;
 mod races;
+mod restart;
 mod seccomp;
 mod sessions;
 mod signals;

@@ -16,6 +16,7 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use super::Driver;
 use crate::child;
 use crate::machine::Delivery;
+use crate::machine::restart::Asked;
 
 impl Driver<'_> {
     pub(super) fn deliver(&mut self, signal: i32, all: bool) -> Result<Delivery> {
@@ -54,6 +55,7 @@ impl Driver<'_> {
         let mut memory = self.machine.memory().clone();
         memory.ended_as.get_or_insert(signal);
         memory.killed = true;
+        memory.asked.get_or_insert(Asked::User);
         self.remember(memory);
     }
 

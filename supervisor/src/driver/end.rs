@@ -1,20 +1,17 @@
-//! The end of a run, up to the first copy of its record.
+//! The end of a run, up to the first copy of its record: in the run root where it was the last one, else in
+//! its durable place, where the next run moves it aside.
 
 use std::os::fd::AsFd;
-use std::time::Duration;
 
 use podrun::state::publish::{self, Durability};
-use podrun::state::{Ending, Status};
-use tokio::sync::oneshot;
+use podrun::state::{Ending, ExitRecord, Status};
 
 use super::Driver;
 use crate::child;
 use crate::keep::Order;
+use crate::machine::restart::{Asked, Next};
 use crate::machine::{Event, Verdict};
 use crate::record;
-
-/// How long the exit record waits for the last output to be in the log.
-const LOG_PATIENCE: Duration = Duration::from_secs(3);
 
 impl Driver<'_> {
     /// How the command ended: as its minimal init tells, where there is one.
@@ -28,14 +25,7 @@ impl Driver<'_> {
         }
     }
 
-    /// Has what is in the pipes logged; whether all of it was.
-    pub(super) async fn drain(&mut self) -> bool {
-        let (done, drained) = oneshot::channel();
-        self.drain.take().is_some_and(|drain| drain.send(done).is_ok())
-            && matches!(tokio::time::timeout(LOG_PATIENCE, drained).await, Ok(Ok(true)))
-    }
-
-    /// The container's end, up to the first copy of its record.
+    /// The end of a run, up to its record.
     pub(super) async fn record(&mut self, verdict: Verdict) -> Event {
         self.clock = Default::default();
         let mut record = record::measure(&self.state, &verdict, &self.settings, self.cgroup.as_ref());
@@ -46,17 +36,33 @@ impl Driver<'_> {
         {
             tracing::warn!("{error}");
         }
-        record.logs_drained = self.drain().await;
+        record.logs_drained = self.logger.drain(verdict.next == Next::End).await;
         self.state.status = Status::Stopped;
-        self.state.reason.clone_from(&record.reason);
-        if let Err(error) = publish::json(&self.paths.run_exit(), &record, Durability::Atomic) {
-            tracing::warn!("{error}");
+        match verdict.next {
+            Next::End => self.publish_end(&record),
+            Next::Again { after, restarts } => self.publish_pause(&record, after, restarts),
         }
         if child::reap(self.pidfd.as_fd()).is_err() {
             // Another's child by now: the keeper's, unless that one died too.
             self.keep.order(Order::ReapInit);
         }
+        if let Some(init) = self.state.init {
+            self.known.remove(init.pid);
+        }
+        if verdict.next != Next::End {
+            self.rest_between();
+        }
         self.record = Some(record.clone());
         Event::Recorded(Box::new(record))
+    }
+
+    /// Publishes that the container has ended for good.
+    pub(super) fn publish_end(&mut self, record: &ExitRecord) {
+        self.state.restarts.due = None;
+        self.state.stopped_by = self.machine.memory().asked.and_then(Asked::stopped_by);
+        self.state.reason.clone_from(&record.reason);
+        if let Err(error) = publish::json(&self.paths.run_exit(), record, Durability::Atomic) {
+            tracing::warn!("{error}");
+        }
     }
 }

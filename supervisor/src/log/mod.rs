@@ -29,6 +29,7 @@ use tokio::sync::oneshot;
 mod file;
 mod journal;
 mod journald;
+mod logger;
 mod message;
 mod output;
 mod pump;
@@ -36,6 +37,7 @@ mod rotate;
 mod source;
 mod worker;
 
+pub(crate) use logger::Logger;
 pub(crate) use output::create_files;
 pub(crate) use pump::{Follow, Pump};
 
@@ -48,5 +50,11 @@ pub(crate) struct Progress {
     pub(crate) ended: bool,
 }
 
-/// The order to finish: what is in the pipes now is logged, then the answer tells whether all of it was.
-pub(crate) type Drain = oneshot::Sender<bool>;
+/// The order to finish: what is in the pipes now is logged.
+#[derive(Debug)]
+pub(crate) struct Drain {
+    /// Told whether all of it was.
+    pub(crate) done: oneshot::Sender<bool>,
+    /// Nothing will follow.
+    pub(crate) last: bool,
+}

@@ -109,19 +109,31 @@ impl Pump {
         let (progress, receiver) = watch::channel(Progress { position, ended: false });
         let interest = Rc::new(Interest::default());
         let follow = Follow { progress: receiver, interest: interest.clone() };
-        let sources = sources
+        let (paths, logging) = (paths.clone(), logging.clone());
+        let pump = Self { paths, logging, sources: vec![], progress, interest, known: known.clone() };
+        Ok((pump.with_sources(sources)?, follow))
+    }
+
+    /// The same pump, from other sources.
+    pub(super) fn with_sources(mut self, sources: Vec<(Stream, OwnedFd)>) -> Result<Self> {
+        self.sources = sources
             .into_iter()
             .map(|(stream, pipe)| {
                 rustix::io::ioctl_fionbio(&pipe, true).map_err(|errno| Error::os("prepare a pipe", errno))?;
                 Ok((stream, fd::watch(pipe, "a pipe")?))
             })
             .collect::<Result<_>>()?;
-        let (paths, logging) = (paths.clone(), logging.clone());
-        Ok((Self { paths, logging, sources, progress, interest, known: known.clone() }, follow))
+        Ok(self)
+    }
+
+    /// Tells the followers that nothing will follow.
+    pub(super) fn close(&self) {
+        let _ = std::fs::remove_file(self.paths.log_journal());
+        self.progress.send_modify(|progress| progress.ended = true);
     }
 
     /// Pumps until told to drain.
-    pub(crate) async fn run(mut self, mut order: oneshot::Receiver<Drain>) {
+    pub(crate) async fn run(mut self, mut order: oneshot::Receiver<Drain>) -> Self {
         let mut draining: Option<Drain> = None;
         // What an earlier worker could not finish comes first.
         let mut work = self.in_flight();
@@ -153,11 +165,14 @@ impl Pump {
                 }
             }
         };
-        let _ = std::fs::remove_file(self.paths.log_journal());
-        self.progress.send_modify(|progress| progress.ended = true);
-        if let Some(done) = draining {
-            let _ = done.send(drained);
+        self.sources.clear();
+        if draining.as_ref().is_none_or(|drain| drain.last) {
+            self.close();
         }
+        if let Some(drain) = draining {
+            let _ = drain.done.send(drained);
+        }
+        self
     }
 
     /// Whether a batch is neither in its pipe nor in the log.

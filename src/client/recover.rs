@@ -1,0 +1,125 @@
+//! What should run, and does not: containers that lost their shim, and those that their restart policy has
+//! run again after a reboot.
+//!
+//! ```text
+//!  lost, init lives ──▶ adopted
+//!  lost, init ended ──▶ its end is recorded ─┐
+//!  stopped ──────────────────────────────────┴─▶ should it run? ──▶ started
+//! ```
+
+use super::reach::{is_unsettled, reach};
+use super::{Holder, find_holder, start};
+use crate::error::Result;
+use crate::paths::{ContainerId, ContainerPaths, Roots};
+use crate::spec::Spec;
+use crate::spec::restart::RestartPolicy;
+use crate::spec::settings::Settings;
+use crate::state::process::boot_id;
+use crate::state::publish::{self, Durability};
+use crate::state::store::{self, View};
+use crate::state::{Mode, State, Status, StoppedBy};
+
+/// Gives container `id` a keeper and a shim where it has lost both, or records its end; starts it where its
+/// restart policy says that it should run. False where there was nothing to do.
+pub fn recover(roots: &Roots, id: &ContainerId) -> Result<bool> {
+    let paths = roots.container(id);
+    let view = store::view(roots, id)?;
+    let lost = !view.shim_alive && is_unsettled(&paths, &view)?;
+    if lost {
+        reach(roots, id)?;
+    }
+    let started = should_run_now(roots, id, &paths)?;
+    if started {
+        start(roots, id)?;
+    }
+    Ok(lost || started)
+}
+
+fn should_run_now(roots: &Roots, id: &ContainerId, paths: &ContainerPaths) -> Result<bool> {
+    let View { state, shim_alive, .. } = store::view(roots, id)?;
+    if state.mode != Mode::Supervised || shim_alive || state.status != Status::Stopped {
+        return Ok(false);
+    }
+    let spec = publish::read_json::<Spec>(&paths.spec())?;
+    let policy = spec.as_ref().map(Settings::of).transpose()?.map_or(RestartPolicy::No, |it| it.restart);
+    // Not the view's, which is corrected.
+    let written = publish::read_json::<State>(&paths.state())?;
+    Ok(written.is_some_and(|written| should_run(policy, &written, written.boot_id == boot_id())))
+}
+
+/// Whether a container that does not run, and of which its last shim wrote `state`, should.
+fn should_run(policy: RestartPolicy, state: &State, same_boot: bool) -> bool {
+    if policy == RestartPolicy::No {
+        return false;
+    }
+    let owed = state.restarts.due.is_some() || state.stopped_by == Some(StoppedBy::Shutdown);
+    if owed || same_boot {
+        return owed;
+    }
+    match (state.status, policy) {
+        // It ran when the host went down.
+        (Status::Running | Status::Paused, _) => true,
+        (Status::Stopped, RestartPolicy::Always) => true,
+        (Status::Stopped, RestartPolicy::UnlessStopped) => state.stopped_by != Some(StoppedBy::User),
+        _ => false,
+    }
+}
+
+/// Takes back the restart that a container waits for whose shim is gone: its user has stopped it.
+pub(super) fn call_off(roots: &Roots, id: &ContainerId) -> Result<()> {
+    let paths = roots.container(id);
+    let is_owed = || Ok(store::find(roots, id)?.is_some_and(|view| view.state.restarts.due.is_some()));
+    if !is_owed()? {
+        return Ok(());
+    }
+    // With a shim again it is started just now, and stopped the next time.
+    if let Holder::Us(_lock) = find_holder(&paths, id)?
+        && let Some(mut state) = publish::read_json::<State>(&paths.state())?
+        && state.status == Status::Stopped
+    {
+        state.restarts.due = None;
+        state.stopped_by = Some(StoppedBy::User);
+        store::write_state(&paths, &state, Durability::Atomic)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::Restarts;
+    use crate::state::store::tests::state;
+
+    #[test]
+    fn after_a_reboot_runs_what_ran_and_what_its_policy_names() {
+        use RestartPolicy::{Always, No, UnlessStopped};
+        let failure = RestartPolicy::OnFailure { most: None };
+        let user = Some(StoppedBy::User);
+        let cases = [
+            (Status::Running, None, [(No, false), (Always, true), (UnlessStopped, true), (failure, true)]),
+            (Status::Stopped, None, [(No, false), (Always, true), (UnlessStopped, true), (failure, false)]),
+            (Status::Stopped, user, [(No, false), (Always, true), (UnlessStopped, false), (failure, false)]),
+            (Status::Created, None, [(No, false), (Always, false), (UnlessStopped, false), (failure, false)]),
+        ];
+        for (status, stopped_by, expected) in cases {
+            for (policy, runs) in expected {
+                let state = State { stopped_by, ..state(status, None) };
+                assert_eq!(should_run(policy, &state, false), runs, "{status} {policy} {stopped_by:?}");
+                assert!(!should_run(policy, &state, true), "{status} {policy} in the same boot");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_owed_is_owed_in_the_same_boot_too() {
+        let due = Restarts { due: Some(jiff::Timestamp::UNIX_EPOCH), ..Restarts::default() };
+        let pending = State { restarts: due, ..state(Status::Stopped, None) };
+        let shut_down = State { stopped_by: Some(StoppedBy::Shutdown), ..state(Status::Stopped, None) };
+        for state in [pending, shut_down] {
+            for same_boot in [true, false] {
+                assert!(should_run(RestartPolicy::OnFailure { most: None }, &state, same_boot));
+                assert!(!should_run(RestartPolicy::No, &state, same_boot));
+            }
+        }
+    }
+}
