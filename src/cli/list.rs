@@ -81,6 +81,10 @@ fn row(view: &View, now: Timestamp) -> String {
         false if view.shim_alive && state.restarts.due.is_some() => "restarting",
         false => state.status.as_str(),
     };
+    let status = match &view.health {
+        Some(health) if status == Status::Running.as_str() => format!("{status} ({})", health.status),
+        _ => status.to_owned(),
+    };
     let pid = match pid(state) {
         0 => "-".to_owned(),
         pid => pid.to_string(),

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::paths::ContainerId;
 
+pub mod health;
 pub mod lock;
 pub mod process;
 pub mod publish;
@@ -257,7 +258,7 @@ pub struct ExitRecord {
     pub memory_peak: Option<u64>,
     /// Everything that was in the pipes when init ended is in the log.
     pub logs_drained: bool,
-    /// Why the exit code cannot be known, or why the command never ran.
+    /// Why the exit code cannot be known, why the command never ran, or why podrun ended it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }

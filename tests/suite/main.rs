@@ -10,6 +10,7 @@ mod clients;
 mod doctor;
 mod exec;
 mod harness;
+mod health;
 mod init;
 mod inside;
 mod keeper;
