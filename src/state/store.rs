@@ -270,29 +270,15 @@ pub fn write_state(paths: &ContainerPaths, state: &State, durability: Durability
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::state::{Ending, ProcessRef, STATE_VERSION};
+    use crate::state::{Ending, ProcessRef};
 
     pub(crate) fn state(status: Status, init: Option<ProcessRef>) -> State {
+        let id = "c".parse().unwrap();
         State {
-            version: STATE_VERSION,
-            id: "c".parse().unwrap(),
             status,
-            mode: Mode::Supervised,
             boot_id: "this".into(),
             init,
-            shim: None,
-            keeper: None,
-            adoptions: 0,
-            pipes: Default::default(),
-            cgroup_path: "/sys/fs/cgroup/x".into(),
-            bundle: "/b".into(),
-            rootfs: "/r".into(),
-            args: vec![],
-            created_at: jiff::Timestamp::UNIX_EPOCH,
-            started_at: None,
-            restarts: Default::default(),
-            stopped_by: None,
-            reason: None,
+            ..State::creating(&id, Mode::Supervised, "/sys/fs/cgroup/x".into(), "/b".into())
         }
     }
 

@@ -32,6 +32,7 @@ mod oci_hooks;
 mod pause;
 mod races;
 mod restart;
+mod scripts;
 mod seccomp;
 mod sessions;
 mod signals;
