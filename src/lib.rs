@@ -22,6 +22,7 @@
 //!  supervisor ─▶ this library                              (its own crate)
 //!  client ─▶ protocol, paths, state, sys       runtime ─▶ launch, protocol, state
 //!  launch ─▶ spec, sys        protocol ─▶ spec, state, sys  log ─▶ paths, error
+//!  events ─▶ paths, state, error      (told by client, runtime and supervisor)
 //!  state ─▶ paths, sys        spec ─▶ cgroup, error          cgroup ─▶ paths, sys
 //!  paths ─▶ error             sys ─▶ nothing
 //! ```
@@ -29,6 +30,7 @@
 pub mod cgroup;
 pub mod client;
 pub mod error;
+pub mod events;
 pub mod launch;
 pub mod log;
 pub mod paths;

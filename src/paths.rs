@@ -3,6 +3,7 @@
 //! ```text
 //! ROOT/containers/ID/       spec.json state.json exit.json log/ upper/ work/      durable
 //! RUN/ID/                   shim.sock exit.json shim.log log.journal health.json  volatile
+//! RUN/.events/              a FIFO for each `podrun events`, while one runs
 //! RUN/locks/ID              the lock, outside ID/ so that delete and create cannot race over it
 //! <cgroup>/podrun/ctr-ID    the workload;  <cgroup>/podrun/_shims  every shim
 //! ```
@@ -115,6 +116,11 @@ impl Roots {
     /// The directory of the locks.
     pub fn locks(&self) -> PathBuf {
         self.run_root.join(LOCKS)
+    }
+
+    /// The directory of those who listen to events; absent while nobody does. No ID begins with a dot.
+    pub fn events(&self) -> PathBuf {
+        self.run_root.join(".events")
     }
 
     /// The name of podrun's own cgroup: `podrun`, or `podrun-<hash>` for any run root but the

@@ -166,7 +166,12 @@ impl Cgroup {
 
     /// How often the OOM killer ended a process in it or below; `None` without the memory controller.
     pub fn oom_kills(&self) -> Option<u64> {
-        field(&self.read("memory.events").ok()?, "oom_kill")
+        self.read("memory.events").ok().map(|text| oom_kills(text.as_bytes()))
+    }
+
+    /// `memory.events`: poll it as [`events`](Self::events); `None` without the memory controller.
+    pub fn memory_events(&self) -> Option<OwnedFd> {
+        self.open_file("memory.events", OFlags::RDONLY).ok()
     }
 
     /// The most memory it ever used, in bytes; `None` without the memory controller.
@@ -269,6 +274,11 @@ fn names_below(dir: BorrowedFd<'_>) -> std::result::Result<Vec<CString>, Errno> 
         }
     }
     Ok(names)
+}
+
+/// How many ends by the OOM killer a text of `memory.events` tells of.
+pub fn oom_kills(text: &[u8]) -> u64 {
+    std::str::from_utf8(text).ok().and_then(|text| field(text, "oom_kill")).unwrap_or(0)
 }
 
 /// The number behind `key` in a file of `key value` lines.

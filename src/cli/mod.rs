@@ -26,6 +26,7 @@ mod detach;
 mod doctor;
 mod document;
 mod environment;
+mod events;
 mod exec;
 mod fail;
 mod features;
@@ -39,6 +40,7 @@ mod logs;
 mod out;
 mod output;
 mod pause;
+mod prune;
 mod ps;
 mod recover;
 mod restart;
@@ -197,7 +199,9 @@ commands! {
     List list "list" alias "ls",
     Logs logs "logs",
     Ps ps "ps",
+    Events events "events",
     Recover recover "recover",
+    Prune prune "prune",
     Doctor doctor "doctor",
     Features features "features",
     Spec spec "spec",
@@ -289,7 +293,9 @@ fn run(mut cli: Cli) -> Outcome {
         Command::List(args) => list::run(&roots, &args),
         Command::Logs(args) => logs::run(&roots, args),
         Command::Ps(args) => ps::run(&roots, &args),
+        Command::Events(args) => events::run(&roots, &args),
         Command::Recover(args) => recover::run(&roots, &args),
+        Command::Prune(args) => prune::run(&roots, &args),
         Command::Doctor(args) => doctor::run(&roots, &args),
         Command::Features(args) => features::run(&args),
         Command::Spec(args) => spec::run(&args),

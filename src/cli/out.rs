@@ -28,7 +28,7 @@ pub(super) fn json<T: Serialize>(value: &T) -> Result<()> {
 
 /// JSON lets DEL and the control characters above ASCII through as they are, and some terminals act on
 /// them. Outside of strings there are none.
-fn escape(json: String) -> String {
+pub(super) fn escape(json: String) -> String {
     let acts = |c: char| matches!(c, '\u{7f}'..='\u{9f}');
     if !json.contains(acts) {
         return json;

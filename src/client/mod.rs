@@ -19,6 +19,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::cgroup::{self, Cgroup};
 use crate::error::{Error, Kind, Result};
+use crate::events::{What, emit};
 use crate::launch::Hooks;
 use crate::paths::{ContainerId, ContainerPaths, Roots};
 use crate::protocol::{Reply, Request};
@@ -33,6 +34,7 @@ use crate::sys::{self, spawn::Program};
 
 mod connection;
 mod execution;
+mod prune;
 pub mod ranges;
 mod reach;
 mod recover;
@@ -40,6 +42,7 @@ mod recover;
 use connection::not_a_shim;
 pub use connection::{Client, Received};
 pub use execution::{Begun, Execution};
+pub use prune::prune;
 pub use reach::{Reached, reach};
 pub use recover::recover;
 
@@ -391,7 +394,7 @@ pub fn delete(roots: &Roots, id: &ContainerId, force: bool) -> Result<()> {
             Err(Error::new(Kind::WrongState, format!("container {id}"), "is running")
                 .hint(format!("stop it first, or use `podrun delete -f {id}`")))
         }
-        Ok(Some(_)) => clean(roots, id, lock),
+        Ok(Some(_)) => clean(roots, id, lock).map(|()| emit(roots, id, What::Delete)),
         Ok(None) => {
             let nothing = !store::has_leftovers(roots, id);
             clean(roots, id, lock)?;
@@ -399,7 +402,7 @@ pub fn delete(roots: &Roots, id: &ContainerId, force: bool) -> Result<()> {
         }
         // Files that cannot be read protect nothing, but only `-f` says that they may go.
         Err(error) if !force => Err(error),
-        Err(_) => clean(roots, id, lock),
+        Err(_) => clean(roots, id, lock).map(|()| emit(roots, id, What::Delete)),
     }
 }
 

@@ -18,6 +18,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::{BUSY, Client, launch};
 use crate::cgroup::{self, Cgroup};
 use crate::error::{Error, Result};
+use crate::events::{What, emit};
 use crate::paths::{ContainerId, ContainerPaths, Roots};
 use crate::protocol::Request;
 use crate::spec::Spec;
@@ -101,7 +102,7 @@ pub(super) fn adopt(roots: &Roots, id: &ContainerId, lock: Lock) -> Result<Optio
         let (client, _) = launch(roots, id, &lock, |id, roots| Request::Adopt { id, roots })?;
         return Ok(Some(client));
     }
-    bury(&paths, state)?;
+    bury(roots, &paths, state)?;
     Ok(None)
 }
 
@@ -123,7 +124,7 @@ fn wants_again(paths: &ContainerPaths, state: &State, record: &ExitRecord) -> Re
 
 /// Records the end of a container that nobody saw. Its exit status is known where init's zombie is
 /// still there; what was in its pipes is lost.
-fn bury(paths: &ContainerPaths, mut state: State) -> Result<()> {
+fn bury(roots: &Roots, paths: &ContainerPaths, mut state: State) -> Result<()> {
     let was_started = state.status != Status::Created;
     let why = match was_started {
         true => "its shim and its keeper were gone when it ended",
@@ -149,8 +150,12 @@ fn bury(paths: &ContainerPaths, mut state: State) -> Result<()> {
     if was_started && wants_again(paths, &state, &record)? {
         state.restarts.due = Some(jiff::Timestamp::now());
     }
-    state.reason = record.reason;
+    state.reason.clone_from(&record.reason);
     store::write_state(paths, &state, Durability::Synced)?;
     let _ = std::fs::remove_file(paths.socket());
+    if was_started {
+        emit(roots, &state.id, What::LogGap { reason: format!("{why}: the end of its output may be lost") });
+    }
+    emit(roots, &state.id, What::die(&record));
     Ok(())
 }

@@ -9,6 +9,7 @@ use super::console::Console;
 use super::listen;
 use crate::cgroup::{self, Cgroup};
 use crate::error::{Error, Result};
+use crate::events::{What, emit};
 use crate::launch::{self, Gate, Stdio};
 use crate::paths::{ContainerId, ContainerPaths, Roots};
 use crate::spec::limits;
@@ -77,7 +78,10 @@ pub fn create(roots: &Roots, id: &ContainerId, bundle: &Path, caller: Caller<'_>
     };
     let cgroup_path = state.cgroup_path.clone();
     match build(&paths, &spec, state, caller, console) {
-        Ok(()) => Ok(()),
+        Ok(()) => {
+            emit(roots, id, What::Create);
+            Ok(())
+        }
         Err(error) => {
             undo(roots, id, &cgroup_path, lock);
             Err(error)

@@ -11,6 +11,7 @@ use super::create::inherited_stdio;
 use super::{not_running, open_init};
 use crate::cgroup::Cgroup;
 use crate::error::{Error, Kind, Result};
+use crate::events::{What, emit};
 use crate::launch::{self, Process, Stdio, gate};
 use crate::paths::{ContainerId, ContainerPaths, Roots};
 use crate::spec::terminal::WindowSize;
@@ -92,7 +93,7 @@ pub fn exec(roots: &Roots, id: &ContainerId, wanted: &Process, beside: Beside<'_
     let init = open_init(&state)?.ok_or_else(gone)?;
     let cgroup = Cgroup::open(&state.cgroup_path)?.ok_or_else(gone)?;
     let execed = launch::exec(plan, init.as_fd(), &cgroup, stdio, None)?;
-    let running = Running(execed.pidfd);
+    let (pid, running) = (execed.pid, Running(execed.pidfd));
     let outcome = gate::read_report(&execed.report)
         .and_then(|(report, fds)| gate::outcome(&report).map(|()| gate::terminal(fds)))
         .and_then(|terminal| match (console, terminal) {
@@ -104,7 +105,12 @@ pub fn exec(roots: &Roots, id: &ContainerId, wanted: &Process, beside: Beside<'_
             None => Ok(()),
         });
     match outcome {
-        Ok(()) => Ok(running),
+        Ok(()) => {
+            let of_base = || wanted.base.as_ref().and_then(|base| base.args().clone()).unwrap_or_default();
+            let args = if wanted.args.is_empty() { of_base() } else { wanted.args.clone() };
+            emit(roots, id, What::Exec { pid, command: args.join(" ") });
+            Ok(running)
+        }
         Err(error) => {
             // Nobody would know of it.
             running.signal(nix::libc::SIGKILL);

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::not_running;
 use crate::cgroup::Cgroup;
 use crate::error::{Error, Kind, Result};
+use crate::events::{What, emit};
 use crate::paths::{ContainerId, ContainerPaths, Roots};
 use crate::spec::Spec;
 use crate::spec::limits::{self, LinuxResources};
@@ -39,7 +40,9 @@ pub fn update(roots: &Roots, id: &ContainerId, changes: &LinuxResources) -> Resu
         true => Some(open(&view.state.cgroup_path, &view.state)?),
         false => None,
     };
-    update_limits(&roots.container(id), cgroup.as_ref(), changes)
+    update_limits(&roots.container(id), cgroup.as_ref(), changes)?;
+    emit(roots, id, What::Update);
+    Ok(())
 }
 
 /// Pauses a container that has no shim, or lets it go on. The caller holds its lock.
@@ -64,7 +67,9 @@ pub fn set_paused(roots: &Roots, id: &ContainerId, pause: bool) -> Result<()> {
         cgroup.thaw()?
     }
     state.status = if pause { Status::Paused } else { Status::Running };
-    store::write_state(&roots.container(id), &state, Durability::Atomic)
+    store::write_state(&roots.container(id), &state, Durability::Atomic)?;
+    emit(roots, id, if pause { What::Pause } else { What::Resume });
+    Ok(())
 }
 
 fn open(path: &Path, state: &State) -> Result<Cgroup> {

@@ -31,6 +31,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::cgroup::Cgroup;
 use crate::error::{Error, Kind, Result};
+use crate::events::{What, emit};
 use crate::launch::{Hooks, gate};
 use crate::paths::{ContainerId, ContainerPaths, Roots};
 use crate::spec::Spec;
@@ -113,10 +114,12 @@ pub fn start(roots: &Roots, id: &ContainerId) -> Result<()> {
             record.reason = state.reason.clone();
             publish::json(&paths.run_exit(), &record, Durability::Atomic)?;
             publish::json(&paths.exit(), &record, Durability::Atomic)?;
+            emit(roots, id, What::die(&record));
         }
     }
     store::write_state(&paths, &state, Durability::Atomic)?;
     outcome?;
+    emit(roots, id, What::Start { pid: state.init.map_or(0, |init| init.pid) });
     let spec: Option<Spec> = publish::read_json(&paths.spec())?;
     if let (Some(spec), Some(init)) = (spec, state.init) {
         Hooks::of(&spec, id, &state.bundle)?.poststart(init.pid);

@@ -16,6 +16,7 @@ use bytes::BytesMut;
 use jiff::Timestamp;
 use podrun::cgroup::{self, Cgroup};
 use podrun::error::{Error, Result};
+use podrun::events::{What, emit};
 use podrun::paths::{ContainerId, ContainerPaths, Roots};
 use podrun::protocol::{Hello, Reply, Request, frame, socket};
 use podrun::spec::Spec;
@@ -124,6 +125,8 @@ pub(crate) fn take_over(
         tracing::warn!("{error}");
     }
     owned.facts.hand_over(keep, &[])?;
+    let Facts { roots, state, .. } = &owned.facts;
+    emit(roots, &state.id, What::Adopt { adoptions: state.adoptions });
     let path = paths.spec();
     let spec = publish::read_json::<Spec>(&path)?.ok_or_else(|| Error::at("read", &path, Errno::NOENT))?;
     Ok(Some((owned, spec)))
@@ -151,6 +154,9 @@ impl Attempt<'_> {
                 if let Err(error) = owned.hand_over(self.keep) {
                     tracing::warn!("{error}");
                 }
+                if is_new {
+                    emit(&self.roots, &self.id, What::Create);
+                }
                 Ok((owned, spec))
             }
             Err(error) => {
@@ -171,6 +177,11 @@ impl Attempt<'_> {
         tracing::warn!("adopted: the keeper and the shim before were gone");
         store::write_state(&self.paths, &owned.facts.state, Durability::Atomic)?;
         owned.hand_over(self.keep)?;
+        emit(&self.roots, &self.id, What::Adopt { adoptions: owned.facts.state.adoptions });
+        if spec.process().as_ref().is_some_and(|process| process.terminal().unwrap_or(false)) {
+            let reason = "its terminal went with its shim and its keeper: what it writes is lost".to_owned();
+            emit(&self.roots, &self.id, What::LogGap { reason });
+        }
         Ok((owned, spec))
     }
 

@@ -21,6 +21,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use podrun::cgroup::Cgroup;
 use podrun::error::{Error, Result};
+use podrun::events::What;
 use podrun::launch::{self, Stdio};
 use podrun::paths::ContainerPaths;
 use podrun::protocol::{Exec, Reply, Request};
@@ -38,7 +39,7 @@ use tokio::task::JoinHandle;
 use crate::bootstrap::Creator;
 use crate::child::Known;
 use crate::clock::{Alarm, Clock};
-use crate::exec;
+use crate::events::Oom;
 use crate::exits::{Exits, Orphan};
 use crate::fd;
 use crate::freezer::{self, Freezing};
@@ -53,6 +54,7 @@ use crate::signals::Signals;
 mod deliver;
 mod end;
 mod health;
+mod inside;
 mod restart;
 
 /// How many questions may wait for the driver; the clients that ask more wait with them.
@@ -108,6 +110,7 @@ pub(crate) async fn run(
         clock.set_at(Alarm::Kill, at);
     }
     let init_lives = state.status != Status::Stopped;
+    let oom = Oom::watch(&roots, &state.id, cgroup.as_ref());
     let driver = Driver {
         machine,
         spec,
@@ -119,6 +122,7 @@ pub(crate) async fn run(
         notices,
         remembered: memory,
         kill_at,
+        oom,
         cgroup,
         pidfd: fd::watch(owned.pidfd, "init")?,
         init_lives,
@@ -159,6 +163,7 @@ pub(crate) struct Driver<'a> {
     remembered: Memory,
     /// When [`Alarm::Kill`] is due.
     kill_at: Option<Timestamp>,
+    pub(crate) oom: Oom,
     pub(crate) cgroup: Option<Cgroup>,
     /// Init, or the one of the last run.
     pidfd: AsyncFd<OwnedFd>,
@@ -244,6 +249,7 @@ impl Driver<'_> {
             self.state.reason.clone_from(&record.reason);
             self.record = Some(record.clone());
             self.keep.order(Order::ReapInit);
+            self.tell_end(&record);
             // All of it was logged before that record; this tells the followers.
             self.logger.drain(true).await;
             self.on(Event::Recorded(Box::new(record))).await;
@@ -417,6 +423,7 @@ impl Driver<'_> {
         self.state.status = Status::Running;
         self.state.started_at = Some(Timestamp::now());
         self.write_state();
+        self.tell(What::Start { pid: self.state.init.map_or(0, |init| init.pid) });
         self.keep.let_go(Slot::Gate);
         self.watch_run();
         self.rest();
@@ -442,28 +449,6 @@ impl Driver<'_> {
             sys::memory::forget_code();
             sys::memory::give_back();
         });
-    }
-
-    fn exec(&mut self, ticket: Ticket) {
-        let Some((exec, stdio, witness)) = self.execs.remove(&ticket) else { return };
-        let Some(cgroup) = &self.cgroup else {
-            let error = Error::failed(format!("container {}", self.state.id), "has no cgroup");
-            return self.answer(ticket, Reply::Refused(error));
-        };
-        let Exec { args, env, cwd, user, terminal, .. } = *exec;
-        let terminal = terminal.is_some();
-        let process = launch::Process { args, env, cwd, user, terminal, ..launch::Process::default() };
-        let running = launch::plan_exec(self.spec, &process)
-            .and_then(|plan| launch::exec(plan, self.pidfd.as_fd(), cgroup, stdio, witness))
-            .and_then(|execed| exec::watch(execed, &self.shared.ledger, &self.known));
-        match running {
-            Ok(running) => {
-                if let Some(answer) = self.answers.remove(&ticket) {
-                    let _ = answer.send(Answer::Exec(running));
-                }
-            }
-            Err(error) => self.answer(ticket, Reply::Refused(error)),
-        }
     }
 }
 

@@ -50,8 +50,14 @@ impl Signals {
     }
 }
 
-/// Watches a process that was just cloned. The debt keeps the shim until it is reaped.
-pub(crate) fn watch(execed: Execed, ledger: &Ledger, known: &Known) -> Result<Running> {
+/// Watches a process that was just cloned, and calls `executed` with its pid once its command was executed.
+/// The debt keeps the shim until it is reaped.
+pub(crate) fn watch(
+    execed: Execed,
+    ledger: &Ledger,
+    known: &Known,
+    executed: impl FnOnce(i32) + 'static,
+) -> Result<Running> {
     let pidfd = Rc::new(fd::watch(execed.pidfd, "a process")?);
     let (started_sender, started) = oneshot::channel();
     let (ended_sender, ended) = oneshot::channel();
@@ -64,6 +70,9 @@ pub(crate) fn watch(execed: Execed, ledger: &Ledger, known: &Known) -> Result<Ru
             Ok((report, fds)) => launch::gate::outcome(&report).map(|()| launch::gate::terminal(fds)),
             Err(error) => Err(error),
         };
+        if outcome.is_ok() {
+            executed(pid);
+        }
         let _ = started_sender.send(outcome);
         // Told first: if this shim dies in between, the next one finds the zombie with the keeper.
         if let Some(ending) = end_of(&process).await {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use podrun::cgroup;
 use podrun::error::Result;
+use podrun::events::What;
 use podrun::protocol::Reply;
 use podrun::state::publish::{self, Durability};
 use podrun::state::store;
@@ -106,6 +107,9 @@ impl Driver<'_> {
     fn delete(&mut self) {
         let result = store::remove(&self.roots, &self.state.id)
             .and_then(|()| self.lock.take().map_or(Ok(()), |lock| lock.remove(&self.paths.lock)));
+        if result.is_ok() {
+            self.tell(What::Delete);
+        }
         for ticket in self.machine.deleters().to_vec() {
             let reply = match &result {
                 Ok(()) => Reply::Done,

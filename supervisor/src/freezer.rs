@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use podrun::cgroup::Cgroup;
 use podrun::error::{Error, Result};
+use podrun::events::What;
 use podrun::protocol::Reply;
 use podrun::runtime;
 use podrun::state::Status;
@@ -65,6 +66,7 @@ impl Driver<'_> {
         self.write_state();
         // Whoever takes over must know before the client does.
         self.remember(self.machine.memory().clone());
+        self.tell(if paused { What::Pause } else { What::Resume });
     }
 
     /// Lets everything inside go on.
@@ -81,7 +83,10 @@ impl Driver<'_> {
     pub(crate) fn update(&mut self, ticket: Ticket) {
         let Some(changes) = self.updates.remove(&ticket) else { return };
         let reply = match runtime::update_limits(&self.paths, self.cgroup.as_ref(), &changes) {
-            Ok(()) => Reply::Done,
+            Ok(()) => {
+                self.tell(What::Update);
+                Reply::Done
+            }
             Err(error) => Reply::Refused(error),
         };
         self.answer(ticket, reply);

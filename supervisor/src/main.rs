@@ -32,6 +32,7 @@ mod clock;
 mod connection;
 mod construct;
 mod driver;
+mod events;
 mod exec;
 mod exits;
 mod fd;

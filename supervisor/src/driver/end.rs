@@ -43,6 +43,7 @@ impl Driver<'_> {
             Next::End => self.publish_end(&record),
             Next::Again { after, restarts } => self.publish_pause(&record, after, restarts),
         }
+        self.tell_end(&record);
         if child::reap(self.pidfd.as_fd()).is_err() {
             // Another's child by now: the keeper's, unless that one died too.
             self.keep.order(Order::ReapInit);

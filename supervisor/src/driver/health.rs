@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use podrun::error::{Error, Result};
+use podrun::events::What;
 use podrun::launch::{self, Stdio};
 use podrun::spec::health::Health as Rule;
 use podrun::state::health::{Check, HealthState, OUTPUT};
@@ -113,7 +114,7 @@ impl Driver<'_> {
         let plan = launch::plan_exec(self.spec, &launch::Process { args, ..launch::Process::default() })?;
         let stdio = Stdio::Files([null, writer, second]);
         let execed = launch::exec(plan, self.pidfd.as_fd(), cgroup, stdio, None)?;
-        Ok((exec::watch(execed, &self.shared.ledger, &self.known)?, output))
+        Ok((exec::watch(execed, &self.shared.ledger, &self.known, |_| ())?, output))
     }
 
     /// What a check has found.
@@ -121,6 +122,7 @@ impl Driver<'_> {
         let Some(health) = &mut self.health else { return };
         health.check = None;
         health.state.checking = None;
+        let before = health.state.status;
         let unhealthy = match found {
             // Whatever became of it while everything stood still says nothing.
             Ok(check) if self.state.status == Status::Running => health.state.learn(&health.rule, check),
@@ -130,9 +132,12 @@ impl Driver<'_> {
                 false
             }
         };
-        let action = health.rule.on_unhealthy;
+        let (action, status) = (health.rule.on_unhealthy, health.state.status);
         self.clock.set(Alarm::Health, health.rule.interval);
         self.write_health();
+        if status != before {
+            self.tell(What::Health { status: status.to_string() });
+        }
         if unhealthy {
             self.on(Event::Unhealthy(action)).await;
         }

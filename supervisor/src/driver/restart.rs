@@ -14,12 +14,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 use podrun::cgroup::{self, Cgroup};
 use podrun::error::Result;
+use podrun::events::What;
 use podrun::state::publish::{self, Durability};
 use podrun::state::{ExitRecord, Restarts};
 
 use super::Driver;
 use crate::clock::Alarm;
 use crate::construct::{self, Built};
+use crate::events::Oom;
 use crate::fd;
 use crate::keep::{Order, Slot};
 use crate::machine::{Event, Memory};
@@ -96,8 +98,10 @@ impl Driver<'_> {
             }
             self.known.remove(self.state.init.take().map_or(0, |init| init.pid));
         })?;
+        self.oom = Oom::watch(&self.roots, &self.state.id, Some(&cgroup));
         self.cgroup = Some(cgroup);
         self.init_lives = true;
+        self.tell(What::Restart { count: self.state.restarts.count });
         Ok(())
     }
 

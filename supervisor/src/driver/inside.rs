@@ -1,0 +1,41 @@
+//! Processes that clients want inside the container: from the machine's word to their first instruction.
+
+use std::os::fd::AsFd;
+
+use podrun::error::Error;
+use podrun::events::{What, emit};
+use podrun::launch;
+use podrun::protocol::{Exec, Reply};
+
+use super::Driver;
+use crate::exec;
+use crate::machine::Ticket;
+use crate::server::Answer;
+
+impl Driver<'_> {
+    /// Makes the process that the request of `ticket` wants.
+    pub(super) fn exec(&mut self, ticket: Ticket) {
+        let Some((exec, stdio, witness)) = self.execs.remove(&ticket) else { return };
+        let Some(cgroup) = &self.cgroup else {
+            let error = Error::failed(format!("container {}", self.state.id), "has no cgroup");
+            return self.answer(ticket, Reply::Refused(error));
+        };
+        let Exec { args, env, cwd, user, terminal, .. } = *exec;
+        let terminal = terminal.is_some();
+        let command = args.join(" ");
+        let (roots, id) = (self.roots.clone(), self.state.id.clone());
+        let executed = move |pid| emit(&roots, &id, What::Exec { pid, command });
+        let process = launch::Process { args, env, cwd, user, terminal, ..launch::Process::default() };
+        let running = launch::plan_exec(self.spec, &process)
+            .and_then(|plan| launch::exec(plan, self.pidfd.as_fd(), cgroup, stdio, witness))
+            .and_then(|execed| exec::watch(execed, &self.shared.ledger, &self.known, executed));
+        match running {
+            Ok(running) => {
+                if let Some(answer) = self.answers.remove(&ticket) {
+                    let _ = answer.send(Answer::Exec(running));
+                }
+            }
+            Err(error) => self.answer(ticket, Reply::Refused(error)),
+        }
+    }
+}

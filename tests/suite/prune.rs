@@ -1,0 +1,45 @@
+//! `podrun prune`: what is stopped goes, and nothing else.
+
+use crate::harness::bundle::{Engine, config};
+use crate::harness::{Podrun, busybox};
+
+#[test]
+fn every_stopped_container_goes_and_no_other() {
+    let podrun = Podrun::new();
+    podrun.cmd(["prune"]).prints("");
+    let root = busybox();
+    for id in ["b", "a"] {
+        podrun.cmd(["run", id, "--rootfs", &root, "--", "true"]).exits(0);
+    }
+    podrun.cmd(["create", "created", "--rootfs", &root, "--", "true"]).prints("created\n");
+    podrun.run_detached("runs", &root, ["sleep", "1000"]);
+    podrun.run_detached("paused", &root, ["sleep", "1000"]);
+    podrun.cmd(["pause", "paused"]).prints("paused\n");
+    podrun.run_detached("lost", &root, ["sleep", "1000"]);
+    podrun.lose("lost");
+    let engine = Engine::create(&podrun, "e", &config(&root, &["true"]));
+    podrun.cmd(["start", "e"]).exits(0);
+    engine.wait();
+    // At once, though its shim may still be about to go.
+    podrun.run_detached("c", &root, ["sleep", "1000"]);
+    podrun.cmd(["kill", "c"]).exits(0);
+    podrun.cmd(["prune"]).prints("a\nb\nc\ne\n");
+    podrun.cmd(["list", "-q"]).prints("created\nlost\npaused\nruns\n");
+    podrun.cmd(["start", "created"]).prints("created\n");
+    podrun.cmd(["wait", "created"]).prints("0\n");
+    podrun.cmd(["prune"]).prints("created\n");
+    podrun.cmd(["exec", "lost", "--", "echo", "x"]).prints("x\n");
+}
+
+#[test]
+fn what_cannot_be_read_is_told_and_the_others_go_all_the_same() {
+    let podrun = Podrun::new();
+    for id in ["a", "b"] {
+        podrun.cmd(["run", id, "--rootfs", &busybox(), "--", "true"]).exits(0);
+    }
+    podrun.settle();
+    std::fs::write(podrun.container_dir("a").join("state.json"), "{").expect("write");
+    let output = podrun.cmd(["prune"]).run();
+    assert_eq!((output.out().as_str(), output.code), ("b\n", Some(1)), "{output}");
+    assert!(output.err().contains("a/state.json"), "{output}");
+}
