@@ -58,6 +58,7 @@ mod terminal;
 mod time;
 mod trace;
 mod update;
+mod upgrade;
 mod wait;
 mod walls;
 
@@ -202,6 +203,7 @@ commands! {
     Events events "events",
     Recover recover "recover",
     Prune prune "prune",
+    Upgrade upgrade "upgrade",
     Doctor doctor "doctor",
     Features features "features",
     Spec spec "spec",
@@ -296,6 +298,7 @@ fn run(mut cli: Cli) -> Outcome {
         Command::Events(args) => events::run(&roots, &args),
         Command::Recover(args) => recover::run(&roots, &args),
         Command::Prune(args) => prune::run(&roots, &args),
+        Command::Upgrade(args) => upgrade::run(&roots, &args),
         Command::Doctor(args) => doctor::run(&roots, &args),
         Command::Features(args) => features::run(&args),
         Command::Spec(args) => spec::run(&args),

@@ -38,6 +38,7 @@ mod prune;
 pub mod ranges;
 mod reach;
 mod recover;
+mod upgrade;
 
 use connection::not_a_shim;
 pub use connection::{Client, Received};
@@ -45,6 +46,7 @@ pub use execution::{Begun, Execution};
 pub use prune::prune;
 pub use reach::{Reached, reach};
 pub use recover::recover;
+pub use upgrade::upgrade;
 
 /// The shim's program.
 const SHIM: &str = "podrun-shim";

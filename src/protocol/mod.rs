@@ -149,6 +149,10 @@ pub enum Request {
         /// The limits to change.
         resources: Box<LinuxResources>,
     },
+    /// Become the program whose descriptor (`O_PATH` will do) travels beside the frame, and go on with the
+    /// container. Done by that program; refused where it does not start or does not understand the
+    /// shim's state, and then nothing has changed.
+    Upgrade,
     /// End the container if need be, remove everything it had, and answer when it is gone.
     Delete {
         /// Also if it is running.

@@ -56,6 +56,25 @@ pub fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// The descriptors of these numbers, which the program that this process ran before has left open for this
+/// one. EBADF where one is not open, or is not of that kind.
+#[expect(unsafe_code, reason = "takes ownership of numbers")]
+pub fn left_open(numbers: &[RawFd]) -> io::Result<Vec<OwnedFd>> {
+    let take = |fd: &RawFd| {
+        // SAFETY: integers; the call fails on a number that is not open.
+        let flags = super::check(unsafe { libc::fcntl(*fd, libc::F_GETFD) }.into())?;
+        if *fd < 3 || flags & libc::c_long::from(libc::FD_CLOEXEC) != 0 {
+            return Err(io::Error::from_raw_os_error(libc::EBADF));
+        }
+        // SAFETY: as above.
+        super::check(unsafe { libc::fcntl(*fd, libc::F_SETFD, libc::FD_CLOEXEC) }.into())?;
+        // SAFETY: it is open. Everything this program opens itself is close-on-exec, and so is what was
+        // taken once: this one came through the execve, and has no owner yet.
+        Ok(unsafe { OwnedFd::from_raw_fd(*fd) })
+    };
+    numbers.iter().map(take).collect()
+}
+
 /// The first `count` descriptors from 3 on that this program was started with. Once only: there is one
 /// owner. EBADF where one of them is not open; then none was taken.
 #[expect(unsafe_code, reason = "takes ownership of numbers")]

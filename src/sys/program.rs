@@ -28,13 +28,15 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, StatVfsMountFlags};
+use rustix::io::FdFlags;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use super::mount::{MountAttr, RDONLY, mount_setattr};
+use super::signal;
 
 /// An image of `program`, to be executed by descriptor, that can be written through no
 /// `/proc/PID/exe`, whatever capabilities the writer has.
@@ -57,6 +59,31 @@ pub fn run_unwritable() -> io::Result<()> {
         .collect::<Result<_, _>>()?;
     let Err(errno) = nix::unistd::execveat(&image, c"", &args, &env, nix::fcntl::AtFlags::AT_EMPTY_PATH);
     Err(errno.into())
+}
+
+/// Becomes the program in `image`, with `args` and this process's own environment, with 0, 1, 2 and `keep` still
+/// open, and with every signal blocked: none is lost, and none acts before the program is ready for it. Returns
+/// only where that fails, and then nothing has changed.
+pub fn replace(image: impl AsFd, args: &[CString], keep: &[BorrowedFd<'_>]) -> io::Error {
+    let attempt = || -> io::Result<std::convert::Infallible> {
+        let _blocked = signal::block_all()?;
+        let env: Vec<CString> = std::env::vars_os()
+            .map(|(name, value)| c_string([name.as_bytes(), b"=", value.as_bytes()].concat()))
+            .collect::<Result<_, _>>()?;
+        let set = |flags: FdFlags| keep.iter().try_for_each(|fd| rustix::io::fcntl_setfd(fd, flags));
+        let failed = match set(FdFlags::empty()) {
+            Ok(()) => {
+                let flags = nix::fcntl::AtFlags::AT_EMPTY_PATH;
+                let Err(errno) = nix::unistd::execveat(image.as_fd(), c"", args, &env, flags);
+                io::Error::from(errno)
+            }
+            Err(errno) => errno.into(),
+        };
+        set(FdFlags::CLOEXEC)?;
+        Err(failed)
+    };
+    let Err(error) = attempt();
+    error
 }
 
 fn c_string(bytes: Vec<u8>) -> io::Result<CString> {

@@ -20,6 +20,21 @@ pub fn block_all() -> io::Result<Blocked> {
     Ok(Blocked(before))
 }
 
+/// For a program that was executed with every signal blocked ([`replace`](super::program::replace)): none is, once
+/// this ends.
+pub fn already_blocked() -> io::Result<Blocked> {
+    block_all().map(|before| {
+        std::mem::forget(before);
+        Blocked(SigSet::empty())
+    })
+}
+
+/// Takes what is blocked off again, and with it what has waited.
+pub fn unblock_all() {
+    // The empty set is one that the kernel takes.
+    let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
+}
+
 impl Drop for Blocked {
     fn drop(&mut self) {
         // A mask that the kernel gave is one that it takes.

@@ -56,6 +56,12 @@ impl Connection {
             .map_err(|_| Error::failed("control socket", format!("the request needs {N} descriptors")))
     }
 
+    /// The same connection in another descriptor.
+    pub(crate) fn duplicate(&self) -> Result<OwnedFd> {
+        let copy = self.stream.as_fd().try_clone_to_owned();
+        copy.map_err(|error| Error::io("duplicate", "a connection", &error))
+    }
+
     /// Closes what came beside a request that is not carried out.
     pub(crate) fn close_fds(&mut self) {
         self.fds.clear();

@@ -40,6 +40,7 @@ use crate::bootstrap::Creator;
 use crate::child::Known;
 use crate::clock::{Alarm, Clock};
 use crate::events::Oom;
+use crate::exec::{self, Carried, Inside};
 use crate::exits::{Exits, Orphan};
 use crate::fd;
 use crate::freezer::{self, Freezing};
@@ -50,6 +51,7 @@ use crate::machine::{Action, Delivery, Event, Machine, Memory, Ticket};
 use crate::owned::{Facts, Owned};
 use crate::server::{self, Answer, Ask, Command, Shared};
 use crate::signals::Signals;
+use crate::upgrade::Upgrades;
 
 mod deliver;
 mod end;
@@ -68,6 +70,7 @@ pub(crate) async fn run(
     creator: Option<Creator>,
     keep: Keep,
     exits: Exits,
+    execs: Vec<Carried>,
 ) -> Result<()> {
     let settings = Settings::of(spec)?;
     let paths = owned.paths();
@@ -76,6 +79,8 @@ pub(crate) async fn run(
     let known = Known::default();
     known.add(owned.facts.state.init.map_or(0, |init| init.pid));
     let (pump, log) = Pump::new(&paths, &settings.logging, streams.sources, &known)?;
+    let inside = Inside::default();
+    execs.into_iter().try_for_each(|exec| exec::go_on(exec, &exits, &known, &inside))?;
 
     let (commands, inbox) = mpsc::channel(QUEUE);
     let keep = Rc::new(keep);
@@ -95,12 +100,12 @@ pub(crate) async fn run(
     let failed = |error: std::io::Error| Error::io("watch", "the control socket", &error);
     let listener = std::os::unix::net::UnixListener::from(owned.listener);
     listener.set_nonblocking(true).map_err(failed)?;
-    let listener = UnixListener::from_std(listener).map_err(failed)?;
+    let listener = Rc::new(UnixListener::from_std(listener).map_err(failed)?);
     if let Some(creator) = creator {
         let stream = tokio::net::UnixStream::from_std(creator.stream).map_err(failed)?;
         tokio::task::spawn_local(server::serve_creator(stream, creator.buffer, shared.clone()));
     }
-    tokio::task::spawn_local(server::listen(listener, shared.clone()));
+    tokio::task::spawn_local(server::listen(listener.clone(), shared.clone()));
 
     let Facts { roots, state, memory, kill_at } = owned.facts;
     let machine =
@@ -143,6 +148,7 @@ pub(crate) async fn run(
         finishing: false,
         known,
         record: None,
+        upgrades: Upgrades::new(listener, inside),
     };
     driver.run().await
 }
@@ -166,12 +172,12 @@ pub(crate) struct Driver<'a> {
     pub(crate) oom: Oom,
     pub(crate) cgroup: Option<Cgroup>,
     /// Init, or the one of the last run.
-    pidfd: AsyncFd<OwnedFd>,
+    pub(crate) pidfd: AsyncFd<OwnedFd>,
     init_lives: bool,
     /// Where a minimal init tells how the command ended.
-    ending: Option<OwnedFd>,
+    pub(crate) ending: Option<OwnedFd>,
     /// The gate, until it is opened.
-    closed_gate: Option<OwnedFd>,
+    pub(crate) closed_gate: Option<OwnedFd>,
     /// What comes through the gate after it was opened.
     gate: Option<JoinHandle<Result<Vec<u8>>>>,
     pub(crate) logger: Logger,
@@ -193,13 +199,18 @@ pub(crate) struct Driver<'a> {
     finishing: bool,
     pub(crate) known: Known,
     pub(crate) record: Option<ExitRecord>,
+    pub(crate) upgrades: Upgrades,
 }
 
 impl Driver<'_> {
     async fn run(mut self) -> Result<()> {
         let mut signals = Signals::new()?;
+        // The program before this one may have left them blocked, and some waiting.
+        sys::signal::unblock_all();
+        self.known.reap_strays();
         self.go_on().await?;
         while !self.finishing {
+            let calm = self.machine.is_calm();
             tokio::select! {
                 biased;
                 outcome = outcome(&mut self.gate) => self.gate_opened(outcome).await,
@@ -234,6 +245,8 @@ impl Driver<'_> {
                     Alarm::Health => self.check_health(),
                 },
                 Some(command) = self.inbox.recv() => self.command(command).await,
+                // Last: nothing that was asked for is left undone.
+                step = self.upgrades.next(calm, &self.shared.ledger) => self.upgrade_step(step),
             }
         }
         self.finish().await
@@ -274,9 +287,11 @@ impl Driver<'_> {
 
     fn notice(&mut self, notice: Option<Exit>) {
         match notice {
+            Some(Exit { pid: 0, status, .. }) => self.keeper_renewed(status),
             Some(exit) => self.shared.exits.add(exit),
             None => {
                 self.keep.lost();
+                self.no_keeper_to_renew();
                 tracing::warn!("the keeper is gone: nobody replaces this shim when it dies");
                 self.state.keeper = None;
                 self.write_state();
@@ -292,16 +307,15 @@ impl Driver<'_> {
     /// The same, with descriptors beside it.
     fn remember_with<'fd>(&mut self, memory: Memory, fds: impl IntoIterator<Item = (Slot, &'fd OwnedFd)>) {
         let fds: Vec<_> = fds.into_iter().map(|(slot, fd)| (slot, fd.as_fd())).collect();
-        let facts = Facts {
-            roots: self.roots.clone(),
-            state: self.state.clone(),
-            memory: memory.clone(),
-            kill_at: self.kill_at,
-        };
-        match facts.hand_over(&self.keep, &fds) {
+        match self.facts(memory.clone()).hand_over(&self.keep, &fds) {
             Ok(()) => self.remembered = memory,
             Err(error) => tracing::warn!("{error}"),
         }
+    }
+
+    /// What the next shim, or the next program, must know.
+    pub(crate) fn facts(&self, memory: Memory) -> Facts {
+        Facts { roots: self.roots.clone(), state: self.state.clone(), memory, kill_at: self.kill_at }
     }
 
     pub(crate) fn write_state(&self) {
@@ -347,6 +361,7 @@ impl Driver<'_> {
                 self.execs.insert(ticket, (exec, stdio, witness));
                 Event::Exec(ticket)
             }
+            Ask::Upgrade(program, client) => return self.upgrade(ticket, &program, client),
             Ask::Gone => {
                 self.answers.remove(&ticket);
                 Event::Gone(ticket)
@@ -404,7 +419,7 @@ impl Driver<'_> {
 
     pub(crate) fn answer(&mut self, ticket: Ticket, reply: Reply) {
         if let Some(answer) = self.answers.remove(&ticket) {
-            let _ = answer.send(Answer::Reply(reply, self.shared.ledger.unsent()));
+            let _ = answer.send(Answer::Reply(reply, self.shared.ledger.answer()));
         }
     }
 

@@ -1,19 +1,22 @@
 //! Processes that clients run inside: each a child of the shim, watched by a task of its own from
 //! its clone to its reaping, whether its client still waits or not.
 
+use std::cell::RefCell;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
 use podrun::error::Result;
 use podrun::launch::{self, Execed, Terminal};
-use podrun::state::Ending;
+use podrun::state::{Ending, ProcessRef};
 use podrun::sys;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
 use crate::child::{self, Known};
+use crate::exits::Exits;
 use crate::fd;
+use crate::keep::{Exit, start_time};
 use crate::ledger::{Debt, Ledger};
 
 /// A process inside, as its client's task sees it.
@@ -21,8 +24,8 @@ use crate::ledger::{Debt, Ledger};
 pub(crate) struct Running {
     /// Its pid on the host.
     pub(crate) pid: i32,
-    /// Whether its command was executed; its terminal.
-    pub(crate) started: oneshot::Receiver<Result<Option<Terminal>>>,
+    /// Whether its command was executed, and its terminal; what is dropped once its client was told.
+    pub(crate) started: oneshot::Receiver<(Result<Option<Terminal>>, Option<Debt>)>,
     /// How it ended, and what is dropped once its client was told.
     pub(crate) ended: oneshot::Receiver<(Ending, Told)>,
     /// The way to signal it.
@@ -51,11 +54,14 @@ impl Signals {
 }
 
 /// Watches a process that was just cloned, and calls `executed` with its pid once its command was executed.
+/// `starting` is what a client is owed that waits for that.
 /// The debt keeps the shim until it is reaped.
 pub(crate) fn watch(
     execed: Execed,
     ledger: &Ledger,
     known: &Known,
+    inside: &Inside,
+    starting: Option<Debt>,
     executed: impl FnOnce(i32) + 'static,
 ) -> Result<Running> {
     let pidfd = Rc::new(fd::watch(execed.pidfd, "a process")?);
@@ -63,7 +69,8 @@ pub(crate) fn watch(
     let (ended_sender, ended) = oneshot::channel();
     let debt = ledger.unsent();
     known.add(execed.pid);
-    let (pid, known) = (execed.pid, known.clone());
+    inside.add(ProcessRef { pid: execed.pid, start_time: start_time(execed.pid).unwrap_or(0) }, &pidfd);
+    let (pid, known, inside) = (execed.pid, known.clone(), inside.clone());
     let process = pidfd.clone();
     tokio::task::spawn_local(async move {
         let outcome = match fd::read_report(execed.report).await {
@@ -73,7 +80,7 @@ pub(crate) fn watch(
         if outcome.is_ok() {
             executed(pid);
         }
-        let _ = started_sender.send(outcome);
+        let _ = started_sender.send((outcome, starting));
         // Told first: if this shim dies in between, the next one finds the zombie with the keeper.
         if let Some(ending) = end_of(&process).await {
             let (told_sender, told) = oneshot::channel();
@@ -85,9 +92,56 @@ pub(crate) fn watch(
         if let Err(error) = child::reap(process.as_fd()) {
             tracing::warn!("process {pid}: {error}");
         }
+        inside.remove(pid);
         known.remove(pid);
     });
     Ok(Running { pid: execed.pid, started, ended, signals: Signals(pidfd) })
+}
+
+/// The processes inside that are this shim's children and were not reaped yet.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Inside(Rc<RefCell<Vec<Process>>>);
+
+type Process = (ProcessRef, Rc<AsyncFd<OwnedFd>>);
+
+impl Inside {
+    fn add(&self, process: ProcessRef, pidfd: &Rc<AsyncFd<OwnedFd>>) {
+        self.0.borrow_mut().push((process, pidfd.clone()));
+    }
+
+    fn remove(&self, pid: i32) {
+        self.0.borrow_mut().retain(|(process, _)| process.pid != pid);
+    }
+
+    /// All of them.
+    pub(crate) fn all(&self) -> Vec<Process> {
+        self.0.borrow().clone()
+    }
+}
+
+/// A process inside that the program before this one has started.
+#[derive(Debug)]
+pub(crate) struct Carried {
+    pub(crate) process: ProcessRef,
+    pub(crate) pidfd: OwnedFd,
+}
+
+/// Goes on watching it. How it ends is kept for its client, which asks again.
+pub(crate) fn go_on(carried: Carried, exits: &Exits, known: &Known, inside: &Inside) -> Result<()> {
+    let ProcessRef { pid, start_time } = carried.process;
+    let pidfd = Rc::new(fd::watch(carried.pidfd, "a process")?);
+    known.add(pid);
+    inside.add(carried.process, &pidfd);
+    let (exits, known, inside) = (exits.clone(), known.clone(), inside.clone());
+    tokio::task::spawn_local(async move {
+        end_of(&pidfd).await;
+        if let Some(status) = child::reap_pid(pid) {
+            exits.add(Exit { pid, start_time, status });
+        }
+        inside.remove(pid);
+        known.remove(pid);
+    });
+    Ok(())
 }
 
 /// How it ended, once it has; it stays a zombie.

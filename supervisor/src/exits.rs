@@ -52,6 +52,11 @@ impl Exits {
         self.0.changed.notify_waiters();
     }
 
+    /// All of them.
+    pub(crate) fn all(&self) -> Vec<Exit> {
+        self.0.exits.borrow().clone()
+    }
+
     /// The newest of that pid; a start time of 0, on either side, is one that could not be read.
     fn find(&self, process: ProcessRef) -> Option<Ending> {
         let exits = self.0.exits.borrow();

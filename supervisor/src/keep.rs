@@ -15,16 +15,17 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use podrun::error::{Error, Result};
-use rustix::fs::{MemfdFlags, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, recvmsg, sendmsg,
 };
 use rustix::process::Pid;
+use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
 
-use crate::fd;
+use crate::{fd, memory_file};
 
 /// How many descriptors a keeper holds at most.
 pub(crate) const SLOTS: usize = 12;
@@ -33,7 +34,7 @@ pub(crate) const SLOTS: usize = 12;
 pub(crate) const NOBODY: i32 = i32::MAX;
 
 /// The place of a descriptor in the keeper.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[repr(u8)]
 pub(crate) enum Slot {
     /// A memory file with the [`Facts`](crate::owned::Facts).
@@ -58,6 +59,8 @@ pub(crate) enum Slot {
     Master,
     /// Its slave.
     Slave,
+    /// What the keeper is to become ([`Order::Renew`]).
+    Program,
 }
 
 impl Slot {
@@ -75,6 +78,8 @@ pub(crate) enum Order {
     ReapInit,
     /// End.
     Release,
+    /// Become the program that is beside it, and tell.
+    Renew,
 }
 
 /// One packet from a shim.
@@ -112,6 +117,7 @@ impl Packet {
             order: match order {
                 1 => Order::ReapInit,
                 2 => Order::Release,
+                3 => Order::Renew,
                 _ => Order::Keep,
             },
         }
@@ -157,8 +163,9 @@ impl Packet {
     }
 }
 
-/// The end of a process that had reparented to the keeper.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The end of a process that had reparented to the keeper; with a pid of 0, what came of [`Order::Renew`]: an
+/// errno, or 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Exit {
     /// Its pid, free for others by now.
     pub(crate) pid: i32,
@@ -228,13 +235,7 @@ impl Keep {
 
     /// Has the keeper hold `facts` and `fds` from now on, for the container whose init is `init`.
     pub(crate) fn hold(&self, init: i32, facts: &[u8], fds: &[(Slot, BorrowedFd<'_>)]) -> Result<()> {
-        let failed = |errno| Error::os("remember the shim's state", errno);
-        let file = rustix::fs::memfd_create(c"podrun", MemfdFlags::CLOEXEC).map_err(failed)?;
-        let mut rest = facts;
-        while !rest.is_empty() {
-            let written = rustix::io::retry_on_intr(|| rustix::io::write(&file, rest)).map_err(failed)?;
-            rest = &rest[written..];
-        }
+        let file = memory_file::write(facts)?;
         let mut fds: Vec<(Slot, BorrowedFd<'_>)> =
             [(Slot::Facts, file.as_fd())].into_iter().chain(fds.iter().copied()).collect();
         fds.sort_by_key(|(slot, _)| *slot as u8);
@@ -252,6 +253,17 @@ impl Keep {
     /// Has the keeper do `order`.
     pub(crate) fn order(&self, order: Order) {
         self.send(Packet { order, ..Packet::NOTHING }, &[]);
+    }
+
+    /// Has the keeper become `program`; what came of it is a notice. False where there is no keeper.
+    pub(crate) fn renew(&self, program: BorrowedFd<'_>) -> bool {
+        self.send(Packet { hold: Slot::Program.bit(), order: Order::Renew, ..Packet::NOTHING }, &[program]);
+        self.lives.get()
+    }
+
+    /// The way to the keeper.
+    pub(crate) fn channel(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
     }
 
     /// A keeper that is gone needs nothing; that it is shows in [`Notices`].

@@ -29,6 +29,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
+mod renew;
+
+pub(crate) use renew::{KEEPER, resume};
+
 use crate::child::reap_pid;
 use crate::keep::{Exit, Keep, Order, Packet, SLOTS, start_time};
 
@@ -94,13 +98,7 @@ pub(crate) fn split(control: OwnedFd) -> Result<Role> {
     let held = Held { slots: [const { None }; SLOTS], exits: [None; EXITS], next_exit: 0, init: 0 };
     let held = Box::new(held);
     let keeper = Keeper { signals, blocked, channel: Some(channel), shim: Some(shim), held, released: false };
-    match keeper.watch() {
-        Watched::Over => Ok(Role::Over),
-        Watched::Next { held, blocked, channel, before } => {
-            begin_as_shim(blocked)?;
-            Ok(Role::Next { held, keep: Keep::new(channel, pid), before })
-        }
-    }
+    keeper.keep()
 }
 
 enum Made {
@@ -143,6 +141,18 @@ enum Watched {
 }
 
 impl Keeper {
+    /// Keeps until there is nothing to keep; returns also in each shim that it makes.
+    fn keep(self) -> Result<Role> {
+        let pid = rustix::process::getpid();
+        match self.watch() {
+            Watched::Over => Ok(Role::Over),
+            Watched::Next { held, blocked, channel, before } => {
+                begin_as_shim(blocked)?;
+                Ok(Role::Next { held, keep: Keep::new(channel, pid), before })
+            }
+        }
+    }
+
     fn watch(mut self) -> Watched {
         let mut born = Instant::now();
         let mut before = Predecessor { status: 0, quick_deaths: 0, pause: Duration::ZERO };
@@ -219,6 +229,7 @@ impl Keeper {
             Order::Keep => {}
             Order::ReapInit => drop(reap_pid(self.held.init)),
             Order::Release => self.released = true,
+            Order::Renew => self.renew(),
         }
     }
 

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 #[derive(Debug, Default)]
 struct Counts {
+    answers: Cell<usize>,
     unsent: Cell<usize>,
     unacknowledged: Cell<usize>,
     changed: Notify,
@@ -37,7 +38,12 @@ impl Ledger {
         Debt { ledger: self.clone(), list }
     }
 
-    /// An answer that was not written to its client yet.
+    /// The driver's answer, which was not written to its client yet.
+    pub(crate) fn answer(&self) -> Debt {
+        self.owe(|counts| &counts.answers)
+    }
+
+    /// Likewise: anything else that a client is to be told.
     pub(crate) fn unsent(&self) -> Debt {
         self.owe(|counts| &counts.unsent)
     }
@@ -49,12 +55,19 @@ impl Ledger {
 
     /// Waits until every answer was written.
     pub(crate) async fn all_sent(&self) {
-        self.until(|counts| counts.unsent.get() == 0).await;
+        self.until(|counts| counts.answers.get() + counts.unsent.get() == 0).await;
+    }
+
+    /// Waits until every answer of the driver's was written.
+    pub(crate) async fn all_answered(&self) {
+        self.until(|counts| counts.answers.get() == 0).await;
     }
 
     /// Waits until every answer was written and every last one acknowledged.
     pub(crate) async fn all_settled(&self) {
-        self.until(|counts| counts.unsent.get() == 0 && counts.unacknowledged.get() == 0).await;
+        let none =
+            |counts: &Counts| counts.answers.get() + counts.unsent.get() + counts.unacknowledged.get() == 0;
+        self.until(none).await;
     }
 
     async fn until(&self, done: impl Fn(&Counts) -> bool) {

@@ -125,6 +125,15 @@ impl Machine {
         &self.memory
     }
 
+    /// Whether nothing is half done, and nobody waits for what is about to happen: but for its end, which
+    /// whoever goes on with the container will see.
+    pub(crate) fn is_calm(&self) -> bool {
+        matches!(self.phase, Phase::Created | Phase::Running | Phase::Waiting)
+            && !matches!(self.pause, Pause::Asked(_))
+            && self.enders.is_empty()
+            && self.deleters.is_empty()
+    }
+
     /// Those who wait for the container to be gone. Not empty: it must be deleted.
     pub(crate) fn deleters(&self) -> &[Ticket] {
         &self.deleters

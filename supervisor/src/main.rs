@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!  keeper ──fork──▶ shim:
-//!  bootstrap or what the keeper held ──Owned──▶ driver ◀──▶ machine (decides, pure)
+//!  bootstrap, what the keeper held, or what the program before left ──Owned──▶ driver ◀──▶ machine (decides, pure)
 //!                         ├── server: a task for each client of the control socket
 //!                         ├── log: the pump from the pipes to the file
 //!                         ├── exec: a task for each process run inside
@@ -17,7 +17,6 @@
 //! other thread.
 #![forbid(unsafe_code)]
 
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::ExitCode;
 
@@ -44,14 +43,17 @@ mod keeper;
 mod ledger;
 mod log;
 mod machine;
+mod memory_file;
 mod owned;
 mod record;
 mod server;
 mod signals;
 mod streams;
 mod sync;
+mod upgrade;
 
 use bootstrap::Creator;
+use exec::Carried;
 use exits::Exits;
 use keep::Keep;
 use keeper::Role;
@@ -74,7 +76,11 @@ fn main() -> ExitCode {
         }
         _ => {}
     }
-    match run() {
+    let outcome = match std::env::args().nth(1).as_deref().and_then(|arg| arg.strip_prefix(upgrade::CHECK)) {
+        Some(fds) => upgrade::check(fds),
+        None => run(),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
@@ -85,18 +91,29 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
-    let control: OwnedFd = podrun::sys::fd::inherited(CONTROL)
-        .map_err(|error| Error::io("use", "the control socket", &error).hint(USAGE))?;
     // Who reparents to one of these two is reaped by it, and nobody may trace it or read its memory.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(|errno| Error::os("become a subreaper", errno))?;
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .map_err(|errno| Error::os("become undumpable", errno))?;
-    match keeper::split(control)? {
+    let option = std::env::args().nth(2).unwrap_or_default();
+    if let Some(fd) = option.strip_prefix(upgrade::SHIM) {
+        let upgrade::Resumed { owned, spec, keep, exits, execs, client } = upgrade::resume(fd, log_to)?;
+        return supervise(owned, spec, client, keep, exits, execs);
+    }
+    let role = match option.strip_prefix(keeper::KEEPER) {
+        Some(fd) => keeper::resume(fd)?,
+        None => {
+            let control = podrun::sys::fd::inherited(CONTROL)
+                .map_err(|error| Error::io("use", "the control socket", &error).hint(USAGE))?;
+            keeper::split(control)?
+        }
+    };
+    match role {
         Role::First { control, keep } => match bootstrap::launch(control, &keep, log_to)? {
             Some(launched) => {
                 let bootstrap::Launched { owned, spec, creator } = launched;
-                supervise(owned, spec, Some(creator), keep, Exits::default())
+                supervise(owned, spec, Some(creator), keep, Exits::default(), vec![])
             }
             None => Ok(()),
         },
@@ -104,7 +121,7 @@ fn run() -> Result<()> {
             let exits = Exits::default();
             held.exits.into_iter().flatten().for_each(|exit| exits.add(exit));
             match bootstrap::take_over(held.slots, &keep, before, log_to)? {
-                Some((owned, spec)) => supervise(owned, spec, None, keep, exits),
+                Some((owned, spec)) => supervise(owned, spec, None, keep, exits, vec![]),
                 None => Ok(()),
             }
         }
@@ -113,7 +130,14 @@ fn run() -> Result<()> {
 }
 
 /// A shim, from the moment when it has everything to its end.
-fn supervise(owned: Owned, spec: Spec, creator: Option<Creator>, keep: Keep, exits: Exits) -> Result<()> {
+fn supervise(
+    owned: Owned,
+    spec: Spec,
+    creator: Option<Creator>,
+    keep: Keep,
+    exits: Exits,
+    execs: Vec<Carried>,
+) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -121,7 +145,7 @@ fn supervise(owned: Owned, spec: Spec, creator: Option<Creator>, keep: Keep, exi
         .map_err(|error| Error::io("start", "the event loop", &error))?;
     let tasks = tokio::task::LocalSet::new();
     // Nothing of what clients still have in flight is of any use afterwards.
-    tasks.block_on(&runtime, driver::run(owned, &spec, creator, keep, exits))
+    tasks.block_on(&runtime, driver::run(owned, &spec, creator, keep, exits, execs))
 }
 
 /// Opens `shim.log` when there is something to say, so that a quiet shim has no file open.

@@ -4,7 +4,6 @@
 //! keeper holds for the next shim is the same, descriptor by descriptor ([`Slot`]), with the
 //! [`Facts`] as JSON in a memory file: [`Owned::hand_over`] and [`Owned::from_slots`].
 
-use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use jiff::Timestamp;
@@ -15,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::keep::{Keep, NOBODY, SLOTS, Slot};
 use crate::machine::Memory;
+use crate::memory_file;
 use crate::streams::Streams;
 
 /// What a shim knows of its container beyond `spec.json`.
@@ -80,14 +80,14 @@ impl Owned {
     pub(crate) fn from_slots(mut slots: [Option<OwnedFd>; SLOTS]) -> Result<Self> {
         let wrong = |why: String| Error::failed("take over from a dead shim", why);
         let facts = slots[Slot::Facts as usize].take().ok_or_else(|| wrong("its state is missing".into()))?;
-        let mut text = Vec::new();
-        // Its offset is where the last one stopped writing, or reading.
-        rustix::fs::seek(&facts, rustix::fs::SeekFrom::Start(0))
-            .map_err(|errno| Error::os("read the shim's state", errno))?;
-        std::fs::File::from(facts)
-            .read_to_end(&mut text)
-            .map_err(|error| Error::io("read", "the shim's state", &error))?;
+        let text = memory_file::read(facts)?;
         let facts = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
+        Self::of(facts, slots)
+    }
+
+    /// What a shim knew that is gone, and what it held.
+    pub(crate) fn of(facts: Facts, mut slots: [Option<OwnedFd>; SLOTS]) -> Result<Self> {
+        let wrong = |why: String| Error::failed("take over from a shim", why);
         let mut take = |slot: Slot| slots[slot as usize].take();
         let missing = |slot: Slot| move || wrong(format!("its {slot:?} is missing"));
         Ok(Self {

@@ -39,6 +39,8 @@ pub(crate) enum Ask {
     Exec(Box<Exec>, Stdio, Option<OwnedFd>),
     /// Find a process that an earlier shim started.
     Orphan(ProcessRef),
+    /// Become this program; the connection of whoever wants it.
+    Upgrade(OwnedFd, OwnedFd),
     /// The client of this ticket went away.
     Gone,
 }
@@ -91,7 +93,7 @@ pub(crate) struct Shared {
 }
 
 /// Accepts clients for as long as the shim lives.
-pub(crate) async fn listen(listener: UnixListener, shared: Rc<Shared>) {
+pub(crate) async fn listen(listener: Rc<UnixListener>, shared: Rc<Shared>) {
     loop {
         let place = shared.guests.welcome().await;
         match listener.accept().await {
@@ -205,6 +207,14 @@ impl Client {
                 }
                 // The process has ended meanwhile: its client will read so.
                 Request::ExecSignal { .. } => {}
+                Request::Upgrade => {
+                    let [program] = self.connection.take_fds::<1>()?;
+                    let connection = self.connection.duplicate()?;
+                    match self.ask(Ask::Upgrade(program, connection)).await {
+                        Some(Answer::Reply(reply, _debt)) => self.connection.send(&reply, &[]).await?,
+                        _ => return Ok(()),
+                    }
+                }
                 Request::Launch { .. } | Request::Adopt { .. } => {
                     let error = Error::failed("control socket", "this container was launched already");
                     self.connection.send(&Reply::Refused(error), &[]).await?;
@@ -312,7 +322,7 @@ impl Client {
             Some(Answer::Orphan(..)) | None => return Ok(false),
         };
         let Running { pid, mut started, mut ended, signals } = running;
-        let Ok(outcome) = (&mut started).await else { return Ok(false) };
+        let Ok((outcome, debt)) = (&mut started).await else { return Ok(false) };
         let (reply, terminal) = match outcome {
             // It was not reaped yet: its pid is its own.
             Ok(terminal) => (Reply::Started { pid, start_time: start_time(pid).unwrap_or(0) }, terminal),
@@ -321,6 +331,7 @@ impl Client {
         let refused = matches!(reply, Reply::Refused(_));
         let fds: Vec<_> = terminal.iter().map(|terminal| terminal.master.as_fd()).collect();
         self.connection.send(&reply, &fds).await?;
+        drop(debt);
         // From here on it is the client's alone.
         drop(terminal);
         if refused || detach {

@@ -44,6 +44,7 @@ mod survive;
 mod table;
 mod terminal;
 mod timeout;
+mod upgrade;
 mod userns;
 mod wait;
 mod walls;

@@ -114,7 +114,10 @@ impl Driver<'_> {
         let plan = launch::plan_exec(self.spec, &launch::Process { args, ..launch::Process::default() })?;
         let stdio = Stdio::Files([null, writer, second]);
         let execed = launch::exec(plan, self.pidfd.as_fd(), cgroup, stdio, None)?;
-        Ok((exec::watch(execed, &self.shared.ledger, &self.known, |_| ())?, output))
+        Ok((
+            exec::watch(execed, &self.shared.ledger, &self.known, &self.upgrades.inside, None, |_| ())?,
+            output,
+        ))
     }
 
     /// What a check has found.
@@ -174,7 +177,7 @@ async fn see_through(running: Running, output: OwnedFd, timeout: Duration) -> Ch
         take(pipe, &mut text);
     }
     let mut output = String::from_utf8_lossy(&text).into_owned();
-    if let Ok(Err(error)) = started.try_recv() {
+    if let Ok((Err(error), _)) = started.try_recv() {
         output = error.to_string();
     }
     let exit_code = ending.map(podrun::state::Ending::code);

@@ -28,7 +28,11 @@ impl Driver<'_> {
         let process = launch::Process { args, env, cwd, user, terminal, ..launch::Process::default() };
         let running = launch::plan_exec(self.spec, &process)
             .and_then(|plan| launch::exec(plan, self.pidfd.as_fd(), cgroup, stdio, witness))
-            .and_then(|execed| exec::watch(execed, &self.shared.ledger, &self.known, executed));
+            .and_then(|execed| {
+                let ledger = &self.shared.ledger;
+                let starting = Some(ledger.answer());
+                exec::watch(execed, ledger, &self.known, &self.upgrades.inside, starting, executed)
+            });
         match running {
             Ok(running) => {
                 if let Some(answer) = self.answers.remove(&ticket) {

@@ -13,6 +13,7 @@ use podrun::log::line::Stream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use super::pump::Sources;
 use super::{Drain, Pump};
 
 /// How long a record waits for the last output to be in the log.
@@ -24,6 +25,7 @@ pub(crate) struct Logger {
     now: Now,
     /// The way to the pump that pumps, until it was told to drain.
     order: Option<oneshot::Sender<Drain>>,
+    sources: Sources,
 }
 
 #[derive(Debug, Default)]
@@ -39,7 +41,13 @@ impl Logger {
     /// Has `pump` pump.
     pub(crate) fn start(pump: Pump) -> Self {
         let (order, orders) = oneshot::channel();
-        Self { now: Now::Pumping(tokio::task::spawn_local(pump.run(orders))), order: Some(order) }
+        let sources = pump.sources();
+        Self { now: Now::Pumping(tokio::task::spawn_local(pump.run(orders))), order: Some(order), sources }
+    }
+
+    /// Where the output comes from, or came from last.
+    pub(crate) fn sources(&self) -> &Sources {
+        &self.sources
     }
 
     /// Has what is in the pipes logged, with `last` as the end of the log; whether all of it was. What takes

@@ -70,12 +70,15 @@ impl Follow {
     }
 }
 
+/// The reading ends of a container's output.
+pub(crate) type Sources = Vec<(Stream, Rc<AsyncFd<OwnedFd>>)>;
+
 /// The pump of one container.
 #[derive(Debug)]
 pub(crate) struct Pump {
     paths: ContainerPaths,
     logging: Logging,
-    sources: Vec<(Stream, AsyncFd<OwnedFd>)>,
+    sources: Sources,
     progress: watch::Sender<Progress>,
     interest: Rc<Interest>,
     known: Known,
@@ -120,7 +123,7 @@ impl Pump {
             .into_iter()
             .map(|(stream, pipe)| {
                 rustix::io::ioctl_fionbio(&pipe, true).map_err(|errno| Error::os("prepare a pipe", errno))?;
-                Ok((stream, fd::watch(pipe, "a pipe")?))
+                Ok((stream, Rc::new(fd::watch(pipe, "a pipe")?)))
             })
             .collect::<Result<_>>()?;
         Ok(self)
@@ -130,6 +133,11 @@ impl Pump {
     pub(super) fn close(&self) {
         let _ = std::fs::remove_file(self.paths.log_journal());
         self.progress.send_modify(|progress| progress.ended = true);
+    }
+
+    /// Where it pumps from.
+    pub(super) fn sources(&self) -> Sources {
+        self.sources.clone()
     }
 
     /// Pumps until told to drain.
