@@ -212,7 +212,8 @@ fn a_frozen_disk_stalls_only_the_log() {
     assert!(ticks.iter().enumerate().all(|(i, tick)| *tick == format!("tick {}", i + 1)), "{ticks:?}");
     let record = podrun.cmd(["wait", "--json", "c"]).ok();
     assert!(record.contains("\"logsDrained\":true"), "what came late is told: {record}");
-    podrun.delete_all();
+    // Before its disk goes.
+    podrun.cmd(["delete", "c"]).prints("c\n");
 }
 
 /// A frozen file system that thaws at the latest when the scenario ends: nothing could clean up otherwise.
