@@ -5,11 +5,12 @@
 //!  <mount>/podrun/_shims     every shim, outside those limits and outside the caller's cgroup
 //! ```
 //!
-//! [`limits`] says which files hold what OCI asks for, `controllers` has them, `devices` is the
-//! one limit that is no file, `freeze` stops everything, [`usage`] reads, `remove` ends it.
+//! [`limits`] says which files hold what OCI asks for, `controllers` has them, [`v1`] stands in for those
+//! that the host has bound there, `devices` is the one limit that is no file, `freeze` stops everything,
+//! [`usage`] reads, `remove` ends it.
 //!
 //! Nothing here starts a process: a container is *born* in its cgroup (CLONE_INTO_CGROUP), because
-//! moving one costs milliseconds and races with its first fork. All files are read and written
+//! moving one costs time and races with its first fork. All files are read and written
 //! relative to the directory's descriptor, so that a cgroup made again under the same name is
 //! never taken for this one.
 
@@ -34,8 +35,9 @@ mod freeze;
 pub mod limits;
 mod remove;
 pub mod usage;
+pub mod v1;
 
-pub use remove::remove;
+pub use remove::{end, remove};
 
 /// `CGROUP2_SUPER_MAGIC` (`statfs(2)`).
 const CGROUP2: u64 = 0x6367_7270;
@@ -102,7 +104,10 @@ impl Cgroup {
 
     /// The cgroup at `path`, ready for a container: with the limits of `resources`, and its devices.
     pub fn create_for(path: &Path, resources: Option<&LinuxResources>) -> Result<Self> {
-        let settings = resources.map(limits::plan).transpose()?.unwrap_or_default();
+        let settings = match resources {
+            Some(resources) => limits::plan(resources, &v1::Bound::of_host()?)?,
+            None => Vec::new(),
+        };
         let cgroup = Self::create(path)?;
         cgroup.apply(&settings)?;
         cgroup.restrict_devices(resources)?;
@@ -166,12 +171,15 @@ impl Cgroup {
 
     /// How often the OOM killer ended a process in it or below; `None` without the memory controller.
     pub fn oom_kills(&self) -> Option<u64> {
-        field(&self.read("memory.events").ok()?, "oom_kill")
+        let text = self.read("memory.events").ok();
+        let text = text.or_else(|| self.leg("memory")?.read("memory.oom_control").ok())?;
+        field(&text, "oom_kill")
     }
 
     /// The most memory it ever used, in bytes; `None` without the memory controller.
     pub fn memory_peak(&self) -> Option<u64> {
-        self.read("memory.peak").ok()?.trim().parse().ok()
+        let peak = self.read("memory.peak").ok();
+        peak.or_else(|| self.leg("memory")?.read("memory.max_usage_in_bytes").ok())?.trim().parse().ok()
     }
 
     /// CPU time of every process the cgroup has had: `cpu.stat`, there also without the cpu

@@ -428,10 +428,7 @@ fn clean(roots: &Roots, id: &ContainerId, lock: Lock) -> Result<()> {
         .filter(|state| state.mode == Mode::Oci && state.id == *id)
         .map(|state| state.cgroup_path.clone());
     for path in std::iter::once(own).chain(recorded) {
-        if let Some(cgroup) = Cgroup::open(&path)? {
-            cgroup.kill()?;
-            cgroup::remove(&path)?;
-        }
+        cgroup::end(&path)?;
     }
     let hooks = state.as_ref().map(|state| poststop(&paths, state));
     store::remove(roots, id)?;

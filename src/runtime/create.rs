@@ -87,10 +87,7 @@ pub fn create(roots: &Roots, id: &ContainerId, bundle: &Path, caller: Caller<'_>
 
 /// Best effort: the reason for it is worth more than what else goes wrong.
 fn undo(roots: &Roots, id: &ContainerId, cgroup_path: &Path, lock: Lock) {
-    if let Ok(Some(cgroup)) = Cgroup::open(cgroup_path) {
-        let _ = cgroup.kill();
-    }
-    let _ = cgroup::remove(cgroup_path);
+    let _ = cgroup::end(cgroup_path);
     let _ = store::remove(roots, id);
     let _ = lock.remove(&roots.container(id).lock);
 }
@@ -135,6 +132,10 @@ fn build(
     store::make_dir(&paths.run_dir)?;
     let gate = Gate::Listen(listen(paths)?);
     let cgroup = Cgroup::create_for(&state.cgroup_path, limits::resources(spec))?;
+    if named_cgroup(spec).is_some() {
+        // Who names the cgroup will look for it in every hierarchy.
+        cgroup.be_counted();
+    }
     let stdio = match Stdio::terminal_of(spec) {
         Some(terminal) => terminal,
         None => inherited_stdio()?,
@@ -166,10 +167,7 @@ pub fn read_config(bundle: &Path) -> Result<Spec> {
 
 /// Where the engine wants the container's cgroup: below the mount if absolute, else below podrun's own.
 fn cgroup_path(roots: &Roots, id: &ContainerId, spec: &Spec) -> Result<PathBuf> {
-    let wanted = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
-    let Some(wanted) = wanted.filter(|path| !path.as_os_str().is_empty()) else {
-        return cgroup::container_path(roots, id);
-    };
+    let Some(wanted) = named_cgroup(spec) else { return cgroup::container_path(roots, id) };
     let wrong = |why: &str| Error::usage(format!("linux.cgroupsPath {}", wanted.display()), why);
     if wanted.components().any(|part| part == Component::ParentDir) {
         return Err(wrong("contains `..`"));
@@ -183,6 +181,12 @@ fn cgroup_path(roots: &Roots, id: &ContainerId, spec: &Spec) -> Result<PathBuf> 
         Ok(below) => Ok(mount.join(below)),
         Err(_) => Ok(mount.join(roots.cgroup_name()).join(wanted)),
     }
+}
+
+/// `linux.cgroupsPath`.
+fn named_cgroup(spec: &Spec) -> Option<&Path> {
+    let wanted = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
+    wanted.filter(|path| !path.as_os_str().is_empty())
 }
 
 /// Whatever the engine gave this command is the container's.

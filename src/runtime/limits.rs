@@ -4,6 +4,8 @@ use std::path::Path;
 
 use super::not_running;
 use crate::cgroup::Cgroup;
+use crate::cgroup::limits::plan;
+use crate::cgroup::v1::Bound;
 use crate::error::{Error, Kind, Result};
 use crate::paths::{ContainerId, ContainerPaths, Roots};
 use crate::spec::Spec;
@@ -22,11 +24,13 @@ pub fn update_limits(
     let mut spec: Spec =
         publish::read_json(&path)?.ok_or_else(|| Error::at("read", &path, rustix::io::Errno::NOENT))?;
     limits::merge(&mut spec, changes)?;
-    let merged = limits::resources(&spec);
-    if let (Some(cgroup), Some(merged)) = (cgroup, merged) {
-        cgroup.apply(&crate::cgroup::limits::plan(merged)?)?;
-        if changes.devices().is_some() {
-            cgroup.replace_devices(Some(merged))?;
+    if let Some(merged) = limits::resources(&spec) {
+        let settings = plan(merged, &Bound::of_host()?)?;
+        if let Some(cgroup) = cgroup {
+            cgroup.apply(&settings)?;
+            if changes.devices().is_some() {
+                cgroup.replace_devices(Some(merged))?;
+            }
         }
     }
     publish::json(&path, &spec, Durability::Atomic)

@@ -14,7 +14,7 @@ use std::os::unix::net::UnixStream;
 
 use bytes::BytesMut;
 use jiff::Timestamp;
-use podrun::cgroup::{self, Cgroup};
+use podrun::cgroup;
 use podrun::error::{Error, Result};
 use podrun::paths::{ContainerId, ContainerPaths, Roots};
 use podrun::protocol::{Hello, Reply, Request, frame, socket};
@@ -209,12 +209,7 @@ impl Attempt<'_> {
     /// says why it does not run.
     fn undo(&self, previous: State, is_new: bool, lock: OwnedFd, error: &Error) {
         let cgroup = cgroup::container_path(&self.roots, &self.id);
-        let removed = cgroup.and_then(|path| {
-            if let Some(cgroup) = Cgroup::open(&path)? {
-                cgroup.kill()?;
-            }
-            cgroup::remove(&path)
-        });
+        let removed = cgroup.and_then(|path| cgroup::end(&path));
         if let Err(error) = removed {
             tracing::warn!("{error}");
         }

@@ -17,6 +17,7 @@ mod keeper;
 mod lifecycle;
 mod lifecycles;
 mod limits;
+mod limits_v1;
 mod log_disk;
 mod log_drivers;
 mod log_exact;
