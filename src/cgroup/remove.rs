@@ -19,7 +19,22 @@ const EXIT_GRACE: Duration = Duration::from_secs(5);
 pub fn remove(path: &Path) -> Result<()> {
     let deadline = Instant::now() + EXIT_GRACE;
     remove_until(path, deadline)?;
-    v1::places(path).iter().try_for_each(|leg| remove_leg(leg))
+    remove_podruns(path);
+    for leg in v1::places(path) {
+        remove_leg(&leg)?;
+        remove_podruns(&leg);
+    }
+    Ok(())
+}
+
+/// Where the container was the last one below a podrun's own cgroup, that one goes, too.
+fn remove_podruns(path: &Path) {
+    let above = path
+        .parent()
+        .filter(|above| above.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"podrun")));
+    if let Some(above) = above {
+        let _ = std::fs::remove_dir(above);
+    }
 }
 
 /// No process of the container is left: one that is in a leg is a stranger, for whom it stays.

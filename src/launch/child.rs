@@ -40,9 +40,9 @@ struct Child {
     entrances: Vec<Entrance>,
 }
 
-/// Makes the container of `plan` in `cgroup`, and returns once its init waits to be released. On
+/// Makes the container of `plan` in `cgroup`, or in this process's own, and returns once its init waits to be released. On
 /// failure nothing is left of it.
-pub fn create(plan: Plan, cgroup: &Cgroup, stdio: Stdio, gate: Gate) -> Result<Init> {
+pub fn create(plan: Plan, cgroup: Option<&Cgroup>, stdio: Stdio, gate: Gate) -> Result<Init> {
     assert_single_threaded()?;
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
         .map_err(|errno| Error::os("make the launch gate", errno))?;
@@ -69,7 +69,7 @@ pub fn create(plan: Plan, cgroup: &Cgroup, stdio: Stdio, gate: Gate) -> Result<I
         }
         None => (None, None),
     };
-    let entrances = cgroup.entrances()?;
+    let entrances = cgroup.map(Cgroup::entrances).transpose()?.unwrap_or_default();
     let child =
         Child { plan, stdio, gate: theirs, listener, ending: theirs_ending, maps, builder, entrances };
     let mut keep: Vec<BorrowedFd<'_>> = child.stdio.fds().collect();
@@ -85,11 +85,15 @@ pub fn create(plan: Plan, cgroup: &Cgroup, stdio: Stdio, gate: Gate) -> Result<I
     );
     keep.extend(child.maps.iter().flatten().map(AsFd::as_fd));
     keep.extend(child.entrances.iter().map(AsFd::as_fd));
-    let clone = Clone3 { namespaces: child.plan.namespaces.new, cgroup: Some(cgroup.as_fd()), keep: &keep };
+    let clone =
+        Clone3 { namespaces: child.plan.namespaces.new, cgroup: cgroup.map(AsFd::as_fd), keep: &keep };
     let spawn = || clone.spawn(&child, main);
     let init = match child.plan.namespaces.pid.as_deref() {
         Some(path) => in_namespace_at(path, spawn)?,
-        None => spawn().map_err(|error| Error::io("start init in", cgroup.path(), &error))?,
+        None => spawn().map_err(|error| {
+            let place = cgroup.map_or(Path::new("podrun's own cgroup"), Cgroup::path);
+            Error::io("start init in", place, &error)
+        })?,
     };
     let builder = match to {
         Some(to) => userns::prepare(&init, &child.plan, &child.maps, cgroup, &child.stdio, to),

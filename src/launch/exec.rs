@@ -159,7 +159,7 @@ struct Child<'a> {
 pub fn exec(
     plan: ExecPlan,
     init: BorrowedFd<'_>,
-    cgroup: &Cgroup,
+    cgroup: Option<&Cgroup>,
     stdio: Stdio,
     witness: Option<OwnedFd>,
 ) -> Result<Execed> {
@@ -169,12 +169,13 @@ pub fn exec(
     if let Some(maps) = &plan.userns {
         userns::give_pipes(maps, &stdio)?;
     }
-    let child = Child { plan, stdio, init, report: theirs, witness, entrances: cgroup.entrances()? };
+    let entrances = cgroup.map(Cgroup::entrances).transpose()?.unwrap_or_default();
+    let child = Child { plan, stdio, init, report: theirs, witness, entrances };
     let fixed = [init, child.report.as_fd()];
     let witness = child.witness.as_ref().map(AsFd::as_fd);
     let others = child.plan.preserved.iter().map(AsFd::as_fd).chain(child.entrances.iter().map(AsFd::as_fd));
     let keep: Vec<BorrowedFd<'_>> = child.stdio.fds().chain(fixed).chain(witness).chain(others).collect();
-    let clone = Clone3 { namespaces: 0, cgroup: Some(cgroup.as_fd()), keep: &keep };
+    let clone = Clone3 { namespaces: 0, cgroup: cgroup.map(AsFd::as_fd), keep: &keep };
     let Cloned { pid, pidfd } = usher(&child, &clone)?;
     Ok(Execed { pid, pidfd, report })
 }

@@ -1,8 +1,6 @@
 //! Pausing and limits where a command, or the shim, holds the container's lock.
 
-use std::path::Path;
-
-use super::not_running;
+use super::{no_cgroup, not_running};
 use crate::cgroup::Cgroup;
 use crate::cgroup::limits::plan;
 use crate::cgroup::v1::Bound;
@@ -40,7 +38,7 @@ pub fn update_limits(
 pub fn update(roots: &Roots, id: &ContainerId, changes: &LinuxResources) -> Result<()> {
     let view = store::find_locked(roots, id)?.ok_or_else(|| Error::no_such_container(id))?;
     let cgroup = match view.pid_alive {
-        true => Some(open(&view.state.cgroup_path, &view.state)?),
+        true => Some(open(&view.state)?),
         false => None,
     };
     update_limits(&roots.container(id), cgroup.as_ref(), changes)
@@ -61,7 +59,7 @@ pub fn set_paused(roots: &Roots, id: &ContainerId, pause: bool) -> Result<()> {
             false => Err(Error::new(Kind::WrongState, format!("container {id}"), "is not paused")),
         };
     }
-    let cgroup = open(&state.cgroup_path, &state)?;
+    let cgroup = open(&state)?;
     if pause {
         cgroup.freeze_and_wait()?
     } else {
@@ -71,6 +69,9 @@ pub fn set_paused(roots: &Roots, id: &ContainerId, pause: bool) -> Result<()> {
     store::write_state(&roots.container(id), &state, Durability::Atomic)
 }
 
-fn open(path: &Path, state: &State) -> Result<Cgroup> {
-    Cgroup::open(path)?.ok_or_else(|| not_running(state))
+fn open(state: &State) -> Result<Cgroup> {
+    match state.has_cgroup() {
+        true => Cgroup::open(&state.cgroup_path)?.ok_or_else(|| not_running(state)),
+        false => Err(no_cgroup(state)),
+    }
 }

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::{Cgroup, mount};
+use super::{Cgroup, make_dirs, mount};
 use crate::error::{Error, Result};
 
 pub(super) use limits::{plan_cpu, plan_hugetlb, plan_io, plan_memory, plan_unified};
@@ -169,7 +169,7 @@ impl Cgroup {
         })?;
         let top = Path::new(TOP).join(controller);
         let path = top.join(below);
-        std::fs::create_dir_all(&path).map_err(|error| Error::io("create cgroup", &path, &error))?;
+        make_dirs(&path)?;
         let leg = Self::open(&path)?.ok_or_else(|| Error::at("open cgroup", &path, Errno::NOENT))?;
         if controller == "cpuset" {
             fill_cpuset(&top, &path)?;

@@ -91,12 +91,12 @@ impl Driver<'_> {
         self.state = state;
         self.take_in(built).inspect_err(|_| {
             // Nobody would open its gate; once it is nobody's any more it is reaped like any orphan.
-            if let Err(error) = cgroup.kill() {
+            if let Some(Err(error)) = cgroup.as_ref().map(Cgroup::kill) {
                 tracing::warn!("{error}");
             }
             self.known.remove(self.state.init.take().map_or(0, |init| init.pid));
         })?;
-        self.cgroup = Some(cgroup);
+        self.cgroup = cgroup;
         self.init_lives = true;
         Ok(())
     }
