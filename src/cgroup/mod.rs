@@ -100,12 +100,12 @@ impl Cgroup {
         Self::open(path)?.ok_or_else(|| Error::at("open cgroup", path, Errno::NOENT))
     }
 
-    /// The cgroup at `path`, ready for a container: with the limits of `resources`, and its devices.
+    /// The cgroup at `path` with the limits of `resources`; not yet with its devices:
+    /// [`restrict_devices`](Self::restrict_devices).
     pub fn create_for(path: &Path, resources: Option<&LinuxResources>) -> Result<Self> {
         let settings = resources.map(limits::plan).transpose()?.unwrap_or_default();
         let cgroup = Self::create(path)?;
         cgroup.apply(&settings)?;
-        cgroup.restrict_devices(resources)?;
         Ok(cgroup)
     }
 

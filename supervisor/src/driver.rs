@@ -46,6 +46,7 @@ use crate::keep::{Exit, Keep, Notices, Order, Slot};
 use crate::log::{Logger, Pump};
 use crate::machine::restart::Asked;
 use crate::machine::{Action, Delivery, Event, Machine, Memory, Ticket};
+use crate::mounts::Mounts;
 use crate::owned::{Facts, Owned};
 use crate::server::{self, Answer, Ask, Command, Shared};
 use crate::signals::Signals;
@@ -57,6 +58,9 @@ mod restart;
 
 /// How many questions may wait for the driver; the clients that ask more wait with them.
 const QUEUE: usize = 64;
+/// How long nobody must have asked for anything before memory is given back: what a launch took is no
+/// burden for a moment, and whoever asks again at once finds the code at hand.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// Runs a container to its end. `creator` is the command that created it, still connected; without one
 /// the container was taken over.
@@ -122,6 +126,7 @@ pub(crate) async fn run(
         cgroup,
         pidfd: fd::watch(owned.pidfd, "init")?,
         init_lives,
+        mounts: None,
         ending: owned.ending,
         closed_gate: owned.gate,
         gate: None,
@@ -163,6 +168,8 @@ pub(crate) struct Driver<'a> {
     /// Init, or the one of the last run.
     pidfd: AsyncFd<OwnedFd>,
     init_lives: bool,
+    /// Its mounts, so that their end is not a part of its own.
+    pub(crate) mounts: Option<Mounts>,
     /// Where a minimal init tells how the command ended.
     ending: Option<OwnedFd>,
     /// The gate, until it is opened.
@@ -227,6 +234,10 @@ impl Driver<'_> {
                     Alarm::Timeout => self.on(Event::RunTimeOver).await,
                     Alarm::Restart => self.due = true,
                     Alarm::Health => self.check_health(),
+                    Alarm::Quiet => {
+                        sys::memory::forget_code();
+                        sys::memory::give_back();
+                    }
                 },
                 Some(command) = self.inbox.recv() => self.command(command).await,
             }
@@ -258,10 +269,10 @@ impl Driver<'_> {
             // Half paused for a client that was not told so.
             self.thaw();
             self.watch_run();
-            self.rest();
+            self.settle();
         } else if self.state.status == Status::Paused {
             self.watch_run();
-            self.rest();
+            self.settle();
         }
         Ok(())
     }
@@ -311,6 +322,7 @@ impl Driver<'_> {
 
     pub(crate) async fn command(&mut self, command: Command) {
         let ticket = command.ticket;
+        self.clock.set(Alarm::Quiet, QUIET);
         if let Some(answer) = command.answer {
             self.answers.insert(ticket, answer);
         }
@@ -419,7 +431,7 @@ impl Driver<'_> {
         self.write_state();
         self.keep.let_go(Slot::Gate);
         self.watch_run();
-        self.rest();
+        self.settle();
     }
 
     /// Sets the clock for what follows from a run's beginning: its checks, and its end where it may not run
@@ -432,16 +444,10 @@ impl Driver<'_> {
         }
     }
 
-    /// Gives back what the beginning took, once everyone was answered.
-    fn rest(&self) {
-        let ledger = self.shared.ledger.clone();
-        tokio::task::spawn_local(async move {
-            // What launching and starting took is given back before the long wait begins.
-            ledger.all_settled().await;
-            tokio::task::yield_now().await;
-            sys::memory::forget_code();
-            sys::memory::give_back();
-        });
+    /// What a running container needs until its end.
+    fn settle(&mut self) {
+        self.mounts = self.state.init.and_then(|init| Mounts::of(init.pid));
+        self.clock.set(Alarm::Quiet, QUIET);
     }
 
     fn exec(&mut self, ticket: Ticket) {

@@ -43,6 +43,7 @@ mod keeper;
 mod ledger;
 mod log;
 mod machine;
+mod mounts;
 mod owned;
 mod record;
 mod server;
