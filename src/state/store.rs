@@ -163,6 +163,17 @@ pub fn glance(roots: &Roots, id: &ContainerId, boot_id: &str) -> Result<Option<V
     find_with(roots, id, boot_id, Trust::Shim)
 }
 
+/// Who waits for the init of container `id`, by its files alone; `None` where it does not exist. For the
+/// commands that have to know no more than that.
+pub fn mode(roots: &Roots, id: &ContainerId) -> Result<Option<Mode>> {
+    #[derive(serde::Deserialize)]
+    struct Excerpt {
+        mode: Mode,
+    }
+    let excerpt = publish::read_json::<Excerpt>(&roots.container(id).state())?;
+    Ok(excerpt.map(|excerpt| excerpt.mode))
+}
+
 /// Whose word counts for init being alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trust {

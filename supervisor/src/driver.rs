@@ -182,7 +182,7 @@ pub(crate) struct Driver<'a> {
     /// What is known of its health, where that is checked.
     health: Option<health::Health>,
     pub(crate) shared: Rc<Shared>,
-    pub(crate) inbox: mpsc::Receiver<Command>,
+    pub(crate) inbox: mpsc::Receiver<Box<Command>>,
     answers: HashMap<Ticket, oneshot::Sender<Answer>>,
     /// What an exec needs, between its request and the machine's word.
     execs: HashMap<Ticket, Wanted>,
@@ -239,7 +239,7 @@ impl Driver<'_> {
                         sys::memory::give_back();
                     }
                 },
-                Some(command) = self.inbox.recv() => self.command(command).await,
+                Some(command) = self.inbox.recv() => self.command(*command).await,
             }
         }
         self.finish().await

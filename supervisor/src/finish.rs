@@ -59,7 +59,7 @@ impl Driver<'_> {
         loop {
             tokio::select! {
                 biased;
-                Some(command) = self.inbox.recv() => self.command(command).await,
+                Some(command) = self.inbox.recv() => self.command(*command).await,
                 _ = &mut done => return,
             }
         }
@@ -71,7 +71,7 @@ impl Driver<'_> {
         while !self.is_unwanted() {
             tokio::select! {
                 biased;
-                Some(command) = self.inbox.recv() => self.command(command).await,
+                Some(command) = self.inbox.recv() => self.command(*command).await,
                 result = &mut done => {
                     let _ = result.inspect_err(|error| tracing::error!("{error}"));
                     return;
