@@ -2,10 +2,11 @@
 
 use nix::libc;
 
-/// Returns what the past needed and the present does not: free heap, and the stack below the
+/// Returns what the past needed and the present does not: code, free heap, and the stack below the
 /// current frame.
 #[expect(unsafe_code, reason = "madvise on this process's own stack")]
 pub fn give_back() {
+    forget_code();
     // SAFETY: no pointer; glibc's own bookkeeping of its own heap.
     #[cfg(target_env = "gnu")]
     unsafe {

@@ -28,8 +28,7 @@ const ALARMS: usize = 5;
 pub(crate) struct Clock([Option<Instant>; ALARMS]);
 
 impl Clock {
-    const ALL: [Alarm; ALARMS] =
-        [Alarm::Kill, Alarm::Timeout, Alarm::Restart, Alarm::Health, Alarm::Quiet];
+    const ALL: [Alarm; ALARMS] = [Alarm::Kill, Alarm::Timeout, Alarm::Restart, Alarm::Health, Alarm::Quiet];
 
     /// Sets `alarm` to `after` from now, instead of what it was set to before. So far away that it never
     /// comes is not set.

@@ -234,10 +234,7 @@ impl Driver<'_> {
                     Alarm::Timeout => self.on(Event::RunTimeOver).await,
                     Alarm::Restart => self.due = true,
                     Alarm::Health => self.check_health(),
-                    Alarm::Quiet => {
-                        sys::memory::forget_code();
-                        sys::memory::give_back();
-                    }
+                    Alarm::Quiet => sys::memory::give_back(),
                 },
                 Some(command) = self.inbox.recv() => self.command(*command).await,
             }
