@@ -16,19 +16,22 @@ pub(crate) enum Alarm {
     Restart,
     /// For a look at its health.
     Health,
+    /// For the shim to be one that lives.
+    Settled,
     /// For memory to be given back: nobody has asked for anything for a while.
     Quiet,
 }
 
 /// How many there are.
-const ALARMS: usize = 5;
+const ALARMS: usize = 6;
 
 /// The moments that are set.
 #[derive(Debug, Default)]
 pub(crate) struct Clock([Option<Instant>; ALARMS]);
 
 impl Clock {
-    const ALL: [Alarm; ALARMS] = [Alarm::Kill, Alarm::Timeout, Alarm::Restart, Alarm::Health, Alarm::Quiet];
+    const ALL: [Alarm; ALARMS] =
+        [Alarm::Kill, Alarm::Timeout, Alarm::Restart, Alarm::Health, Alarm::Settled, Alarm::Quiet];
 
     /// Sets `alarm` to `after` from now, instead of what it was set to before. So far away that it never
     /// comes is not set.
