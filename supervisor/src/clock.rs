@@ -22,6 +22,10 @@ pub(crate) enum Alarm {
     Quiet,
 }
 
+/// How long nobody must have asked for anything before memory is given back: what a launch took is no
+/// burden for a moment, and whoever asks again at once finds the code at hand.
+pub(crate) const QUIET: Duration = Duration::from_secs(1);
+
 /// How many there are.
 const ALARMS: usize = 6;
 

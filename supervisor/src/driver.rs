@@ -37,7 +37,7 @@ use tokio::task::JoinHandle;
 
 use crate::bootstrap::Creator;
 use crate::child::Known;
-use crate::clock::{Alarm, Clock};
+use crate::clock::{Alarm, Clock, QUIET};
 use crate::exec;
 use crate::exits::{Exits, Orphan};
 use crate::fd;
@@ -59,9 +59,6 @@ mod restart;
 
 /// How many questions may wait for the driver; the clients that ask more wait with them.
 const QUEUE: usize = 64;
-/// How long nobody must have asked for anything before memory is given back: what a launch took is no
-/// burden for a moment, and whoever asks again at once finds the code at hand.
-const QUIET: Duration = Duration::from_secs(1);
 
 /// Runs a container to its end. `creator` is the command that created it, still connected; without one
 /// the container was taken over.
