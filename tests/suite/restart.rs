@@ -209,6 +209,7 @@ fn a_crash_loop_grows_neither_descriptors_nor_log_nor_records() {
     let after = held();
     assert!(after.iter().zip(&before).all(|(now, then)| now <= then), "{after:?}, {before:?} before");
     podrun.cmd(["wait", "c"]).prints("1\n");
+    podrun.settle();
     let sizes = std::fs::read_dir(podrun.container_dir("c").join("log")).unwrap();
     let sizes: Vec<u64> = sizes.flatten().map(|file| file.metadata().unwrap().len()).collect();
     assert!(sizes.len() == 2 && sizes.iter().all(|size| *size <= 128 << 10), "{sizes:?}");
