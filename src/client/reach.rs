@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::{BUSY, Client, launch};
+use super::{BUSY, Client, begin, spawn};
 use crate::cgroup::{self, Cgroup};
 use crate::error::{Error, Result};
 use crate::paths::{ContainerId, ContainerPaths, Roots};
@@ -98,7 +98,8 @@ pub(super) fn adopt(roots: &Roots, id: &ContainerId, lock: Lock) -> Result<Optio
     if let Some(init) = init
         && (state.status != Status::Created || !ends_within(init, LAST_BREATH))
     {
-        let (client, _) = launch(roots, id, &lock, |id, roots| Request::Adopt { id, roots })?;
+        let request = Request::Adopt { id: id.clone(), roots: roots.clone() };
+        let (client, _) = begin(spawn(roots, id)?, request, &lock)?;
         return Ok(Some(client));
     }
     bury(&paths, state)?;
