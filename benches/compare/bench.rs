@@ -217,8 +217,8 @@ fn idle(all: &[Box<dyn Runtime>]) -> Vec<Row> {
             .collect()
     };
     let seconds = setting("PODRUN_BENCH_IDLE", 60);
-    // What they do after the start is done before the window opens.
-    std::thread::sleep(Duration::from_secs(1));
+    // What they do after the start, podrun when it has been quiet for a second, is done before the window opens.
+    std::thread::sleep(Duration::from_secs(3));
     let before = switches();
     std::thread::sleep(Duration::from_secs(seconds as u64));
     let after = switches();
@@ -254,7 +254,7 @@ fn field(pid: i32, file: &str, key: &str) -> f64 {
 
 /// Many running containers: what `list` takes, and whether the last costs what the first did.
 fn many(all: &[Box<dyn Runtime>]) -> Vec<Row> {
-    let count = setting("PODRUN_BENCH_MANY", 1000);
+    let count = setting("PODRUN_BENCH_MANY", 1000).max(1);
     let part = (count / 10).max(1);
     let (mut lists, mut first, mut last) = (Vec::new(), Vec::new(), Vec::new());
     for runtime in all {

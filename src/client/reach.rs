@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::{BUSY, Client, launch};
+use super::{BUSY, Client, begin, spawn};
 use crate::cgroup::{self, Cgroup};
 use crate::error::{Error, Result};
 use crate::events::{What, emit};
@@ -99,7 +99,8 @@ pub(super) fn adopt(roots: &Roots, id: &ContainerId, lock: Lock) -> Result<Optio
     if let Some(init) = init
         && (state.status != Status::Created || !ends_within(init, LAST_BREATH))
     {
-        let (client, _) = launch(roots, id, &lock, |id, roots| Request::Adopt { id, roots })?;
+        let request = Request::Adopt { id: id.clone(), roots: roots.clone() };
+        let (client, _) = begin(spawn(roots, id)?, request, &lock)?;
         return Ok(Some(client));
     }
     bury(roots, &paths, state)?;
@@ -142,9 +143,8 @@ fn bury(roots: &Roots, paths: &ContainerPaths, mut state: State) -> Result<()> {
         if let Some(cpu) = cgroup.cpu_time() {
             (record.user_usec, record.system_usec) = (cpu.user_usec, cpu.system_usec);
         }
-        cgroup.kill()?;
-        cgroup::remove(&state.cgroup_path)?;
     }
+    cgroup::end(&state.cgroup_path)?;
     publish::json(&paths.exit(), &record, Durability::Synced)?;
     state.status = Status::Stopped;
     if was_started && wants_again(paths, &state, &record)? {

@@ -22,16 +22,15 @@ use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use super::child::{assert_single_threaded, execute, take_stdio, take_terminal};
 use super::credentials::{self, ProcessPlan};
-use super::mounts::copy_tree;
 use super::plan::Namespaces;
 use super::scheduling::Cpus;
 use super::userns::{self, Maps};
 use super::{Stdio, command, gate};
 use crate::cgroup::Cgroup;
+use crate::cgroup::v1::Entrance;
 use crate::error::{Error, Kind, Result};
 use crate::spec::settings::Settings;
-use crate::sys::mount::{MountAttr, RDONLY};
-use crate::sys::{Clone3, Cloned, clone, fd, mount_setattr};
+use crate::sys::{Clone3, Cloned, clone, fd};
 
 /// What a process that joins is asked to be; the rest is as in [`base`](Self::base).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -147,6 +146,8 @@ struct Child<'a> {
     init: BorrowedFd<'a>,
     report: OwnedFd,
     witness: Option<OwnedFd>,
+    /// What it has to enter, being born in the cgroup alone.
+    entrances: Vec<Entrance>,
 }
 
 /// Starts the process of `plan` beside the init that `init` stands for. Returns at once: what came
@@ -156,7 +157,7 @@ struct Child<'a> {
 pub fn exec(
     plan: ExecPlan,
     init: BorrowedFd<'_>,
-    cgroup: &Cgroup,
+    cgroup: Option<&Cgroup>,
     stdio: Stdio,
     witness: Option<OwnedFd>,
 ) -> Result<Execed> {
@@ -166,12 +167,15 @@ pub fn exec(
     if let Some(maps) = &plan.userns {
         userns::give_pipes(maps, &stdio)?;
     }
-    let child = Child { plan, stdio, init, report: theirs, witness };
+    let entrances = cgroup.map(Cgroup::entrances).transpose()?.unwrap_or_default();
+    let child = Child { plan, stdio, init, report: theirs, witness, entrances };
     let fixed = [init, child.report.as_fd()];
     let witness = child.witness.as_ref().map(AsFd::as_fd);
-    let preserved = child.plan.preserved.iter().map(AsFd::as_fd);
-    let keep: Vec<BorrowedFd<'_>> = child.stdio.fds().chain(fixed).chain(witness).chain(preserved).collect();
-    let clone = Clone3 { namespaces: 0, cgroup: Some(cgroup.as_fd()), keep: &keep };
+    let others = child.plan.preserved.iter().map(AsFd::as_fd).chain(child.entrances.iter().map(AsFd::as_fd));
+    let keep: Vec<BorrowedFd<'_>> = child.stdio.fds().chain(fixed).chain(witness).chain(others).collect();
+    // The child has for a moment what its maker has. Of the cgroup that is a view without a way up.
+    let view = cgroup.map(Cgroup::view).transpose()?;
+    let clone = Clone3 { namespaces: 0, cgroup: view, keep: &keep };
     let Cloned { pid, pidfd } = usher(&child, &clone)?;
     Ok(Execed { pid, pidfd, report })
 }
@@ -219,33 +223,22 @@ fn show_in(usher: &Usher<'_>) -> ! {
         child.plan.process.scheduling.affinity.initial.map_or(Ok(()), Cpus::apply)?;
         let mut join = child.plan.join.difference(BY_CHILD);
         join.set(ThreadNameSpaceType::PROCESS_ID, child.plan.pid);
-        // The child has for a moment what its maker has. Of the cgroup that is a view without a way up.
-        let cgroup = usher.clone.cgroup.map(view).transpose()?;
         let keep: Vec<BorrowedFd<'_>> = usher
             .clone
             .keep
             .iter()
             .copied()
-            .chain(cgroup.iter().map(AsFd::as_fd))
+            .chain(usher.clone.cgroup)
             .chain([usher.answer.as_fd()])
             .collect();
         fd::close_all_but(&keep).map_err(|error| clone_error(&error))?;
         join_namespaces(child.init, join)?;
-        let clone = Clone3 { cgroup: cgroup.as_ref().map(AsFd::as_fd), ..*usher.clone };
-        clone.spawn_sibling(child, main).map_err(|error| clone_error(&error))
+        usher.clone.spawn_sibling(child, main).map_err(|error| clone_error(&error))
     });
     let answer = serde_json::to_vec(&made.map(|made| made.pid)).unwrap_or_default();
     // Less than a pipe holds, and whole or not at all.
     let _ = rustix::io::write(usher.answer, &answer[..answer.len().min(4096)]);
     clone::exit(0)
-}
-
-/// A read-only mount of its own of the directory `cgroup`, whose root it is.
-fn view(cgroup: BorrowedFd<'_>) -> Result<OwnedFd> {
-    let view = copy_tree(cgroup, false).map_err(|errno| Error::os("show the cgroup", errno))?;
-    mount_setattr(&view, false, &MountAttr { set: RDONLY, ..MountAttr::default() })
-        .map_err(|error| Error::io("show", "the cgroup", &error))?;
-    Ok(view)
 }
 
 fn join_namespaces(init: BorrowedFd<'_>, which: ThreadNameSpaceType) -> Result<()> {
@@ -290,6 +283,7 @@ fn main(child: &Child<'_>) -> ! {
 /// Joins and becomes the command; comes back only with the reason why not.
 fn join(child: &Child<'_>) -> Result<Error> {
     let mut process = child.plan.process.clone();
+    child.entrances.iter().try_for_each(Entrance::enter)?;
     take_stdio(&child.stdio, &child.report)?;
     credentials::new_session()?;
     credentials::hide_from_tracers()?;

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use oci_spec::runtime::{LinuxDevice, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxDevice, LinuxNamespaceType, LinuxResources, Spec};
 
 use super::credentials::ProcessPlan;
 use super::hooks::Hooks;
@@ -14,6 +14,7 @@ use super::mount_options::{self, Idmap, Options};
 use super::userns::Maps;
 use crate::error::{Error, Result};
 use crate::paths::ContainerPaths;
+use crate::spec::limits;
 use crate::spec::settings::Settings;
 
 /// Everything that a container's init will do. Made by [`plan`](plan()).
@@ -29,6 +30,8 @@ pub struct Plan {
     pub(super) namespaces: Namespaces,
     pub(super) mounts: Vec<Mount>,
     pub(super) devices: Vec<LinuxDevice>,
+    /// What says which devices may be used.
+    pub(super) resources: Option<LinuxResources>,
     pub(super) hostname: Option<String>,
     pub(super) domainname: Option<String>,
     pub(super) sysctls: Vec<(String, String)>,
@@ -223,6 +226,7 @@ pub fn plan(spec: &Spec, settings: &Settings, paths: &ContainerPaths, bundle: &P
             .map(|mount| Ok(mount?.labelled(label)))
             .collect::<Result<_>>()?,
         devices: linux.and_then(|linux| linux.devices().clone()).unwrap_or_default(),
+        resources: limits::resources(spec).cloned(),
         hostname: spec.hostname().clone().filter(|name| !name.is_empty()),
         domainname: spec.domainname().clone().filter(|name| !name.is_empty()),
         sysctls: linux.and_then(|linux| linux.sysctl().clone()).into_iter().flatten().collect(),

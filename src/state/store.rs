@@ -163,6 +163,17 @@ pub fn glance(roots: &Roots, id: &ContainerId, boot_id: &str) -> Result<Option<V
     find_with(roots, id, boot_id, Trust::Shim)
 }
 
+/// Who waits for the init of container `id`, by its files alone; `None` where it does not exist. For the
+/// commands that have to know no more than that.
+pub fn mode(roots: &Roots, id: &ContainerId) -> Result<Option<Mode>> {
+    #[derive(serde::Deserialize)]
+    struct Excerpt {
+        mode: Mode,
+    }
+    let excerpt = publish::read_json::<Excerpt>(&roots.container(id).state())?;
+    Ok(excerpt.map(|excerpt| excerpt.mode))
+}
+
 /// Whose word counts for init being alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trust {
@@ -194,6 +205,8 @@ fn find_with(roots: &Roots, id: &ContainerId, boot_id: &str, trust: Trust) -> Re
     }
     let exit = match publish::read_json::<ExitRecord>(&paths.run_exit())? {
         Some(exit) => Some(exit),
+        // A shim that lives has no end to tell that it did not tell there first.
+        None if trust == Trust::Shim && held => None,
         None => publish::read_json(&paths.exit())?,
     };
     let mut view = observe(state, exit, held, boot_id, trust);
@@ -226,6 +239,9 @@ fn observe(mut state: State, exit: Option<ExitRecord>, held: bool, boot_id: &str
     }
     let believed = trust == Trust::Shim && shim_alive && exit.is_none();
     let pid_alive = state.init.is_some_and(|init| believed || init.is_alive());
+    if trust == Trust::Look && shim_alive && state.shim.is_some_and(|shim| !shim.is_alive()) {
+        state.reason.get_or_insert_with(|| "its shim has died: its keeper makes another one".to_owned());
+    }
     // A shim that lives will see init's end and tell of it itself, unless it has told already.
     if pid_alive || (shim_alive && exit.is_none()) || (state.status == Status::Creating && held) {
         return View { state, shim_alive, pid_alive, exit: None, health: None };

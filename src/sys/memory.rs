@@ -2,10 +2,11 @@
 
 use nix::libc;
 
-/// Returns what the past needed and the present does not: free heap, and the stack below the
+/// Returns what the past needed and the present does not: code, free heap, and the stack below the
 /// current frame.
 #[expect(unsafe_code, reason = "madvise on this process's own stack")]
 pub fn give_back() {
+    forget_code();
     // SAFETY: no pointer; glibc's own bookkeeping of its own heap.
     #[cfg(target_env = "gnu")]
     unsafe {
@@ -34,25 +35,38 @@ pub fn give_back() {
 
 /// Lets go of the pages of the program itself. They stay in the page cache; those that are needed
 /// again come back with a minor fault each. What only ran at the beginning is not held any more.
+/// Allocates nothing, and asks the kernel for no list of mappings.
+#[expect(unsafe_code, reason = "dl_iterate_phdr has no wrapper, and takes a C function")]
 pub fn forget_code() {
-    let Ok(maps) = procfs::process::Process::myself().and_then(|own| own.maps()) else { return };
-    let Ok(exe) = std::fs::metadata("/proc/self/exe") else { return };
-    for map in maps.iter().filter(|map| map.inode == std::os::unix::fs::MetadataExt::ino(&exe)) {
-        use procfs::process::MMPermissions as P;
-        // Code, and the constants in front of it. What was relocated and then sealed is read-only
-        // too, but has pages of its own; it never lies at the beginning of the file.
-        let unwritten = map.perms.contains(P::EXECUTE) || map.offset == 0;
-        if unwritten && !map.perms.contains(P::WRITE) {
-            drop_clean(map.address.0, map.address.1);
-        }
-    }
+    // SAFETY: `forget_segments` is of the type that the call wants, and does not unwind.
+    unsafe { libc::dl_iterate_phdr(Some(forget_segments), std::ptr::null_mut()) };
 }
 
-#[expect(unsafe_code, reason = "madvise on this process's own code")]
-fn drop_clean(start: u64, end: u64) {
-    // `as`: addresses of this process fit its pointers.
-    let (start, length) = (start as usize as *mut libc::c_void, (end - start) as usize);
-    // SAFETY: a private mapping of a file that never was writable has no page of its own: dropping one
-    // loses nothing, the next use maps the same page of the file again.
-    unsafe { libc::madvise(start, length, libc::MADV_DONTNEED) };
+/// Called for the program itself first; what is not 0 ends the walk there.
+#[expect(unsafe_code, reason = "reads what libc hands over, and madvise on this process's own code")]
+unsafe extern "C" fn forget_segments(
+    program: *mut libc::dl_phdr_info,
+    _size: usize,
+    _nothing: *mut libc::c_void,
+) -> libc::c_int {
+    // SAFETY: libc hands over a live structure, whose headers are an array of that length which is a
+    // part of the program.
+    let (base, headers) = unsafe {
+        let program = &*program;
+        (program.dlpi_addr, std::slice::from_raw_parts(program.dlpi_phdr, program.dlpi_phnum.into()))
+    };
+    let page = rustix::param::page_size() as u64;
+    // What was relocated and then sealed lies in a segment that is writable by its header.
+    let unwritten =
+        |header: &&libc::Elf64_Phdr| header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0;
+    for header in headers.iter().filter(unwritten) {
+        let start = (base + header.p_vaddr).next_multiple_of(page);
+        let end = (base + header.p_vaddr + header.p_memsz) / page * page;
+        // `as`: addresses of this process fit its pointers.
+        let (start, length) = (start as usize as *mut libc::c_void, end.saturating_sub(start) as usize);
+        // SAFETY: a private mapping of a file that never was writable has no page of its own: dropping one
+        // loses nothing, the next use maps the same page of the file again.
+        unsafe { libc::madvise(start, length, libc::MADV_DONTNEED) };
+    }
+    1
 }

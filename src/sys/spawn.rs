@@ -13,6 +13,7 @@
 use std::arch::asm;
 use std::ffi::{CStr, CString, c_char};
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 
@@ -44,9 +45,12 @@ struct Job<'a> {
     /// The targets and 0, 1, 2: sorted.
     targets: Vec<RawFd>,
     cgroup: Option<BorrowedFd<'a>>,
-    inner_stack: Vec<u8>,
+    inner_stack: Stack,
     errno: AtomicI32,
 }
+
+/// A child's stack. Never written before it is one: of its pages only those exist that were used.
+type Stack = Box<[MaybeUninit<u8>]>;
 
 /// Small functions on a flat path; nothing here recurses.
 const STACK: usize = 64 * 1024;
@@ -81,10 +85,10 @@ pub fn detached(
         moved: keep.iter().map(|_| AtomicI32::new(-1)).collect(),
         targets,
         cgroup,
-        inner_stack: vec![0; STACK],
+        inner_stack: Box::new_uninit_slice(STACK),
         errno: AtomicI32::new(0),
     };
-    let mut stack = vec![0; STACK];
+    let mut stack: Stack = Box::new_uninit_slice(STACK);
     let blocked = signal::block_all()?;
     // No SIGCHLD: the caller's loop does not hear of this child, and an ignored SIGCHLD (inherited
     // from the caller's caller) does not reap it before we do.
@@ -186,7 +190,7 @@ fn become_program(job: &mut Job<'_>) -> io::Result<()> {
 #[expect(unsafe_code, reason = "a clone with CLONE_VM returns on another stack: no C function can")]
 fn borrowing_child<T>(
     mut args: CloneArgs,
-    stack: &mut [u8],
+    stack: &mut [MaybeUninit<u8>],
     child: extern "C" fn(&mut T) -> !,
     argument: &mut T,
 ) -> io::Result<i32> {

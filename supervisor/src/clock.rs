@@ -16,17 +16,26 @@ pub(crate) enum Alarm {
     Restart,
     /// For a look at its health.
     Health,
+    /// For the shim to be one that lives.
+    Settled,
+    /// For memory to be given back: nobody has asked for anything for a while.
+    Quiet,
 }
 
+/// How long nobody must have asked for anything before memory is given back: what a launch took is no
+/// burden for a moment, and whoever asks again at once finds the code at hand.
+pub(crate) const QUIET: Duration = Duration::from_secs(1);
+
 /// How many there are.
-const ALARMS: usize = 4;
+const ALARMS: usize = 6;
 
 /// The moments that are set.
 #[derive(Debug, Default)]
 pub(crate) struct Clock([Option<Instant>; ALARMS]);
 
 impl Clock {
-    const ALL: [Alarm; ALARMS] = [Alarm::Kill, Alarm::Timeout, Alarm::Restart, Alarm::Health];
+    const ALL: [Alarm; ALARMS] =
+        [Alarm::Kill, Alarm::Timeout, Alarm::Restart, Alarm::Health, Alarm::Settled, Alarm::Quiet];
 
     /// Sets `alarm` to `after` from now, instead of what it was set to before. So far away that it never
     /// comes is not set.

@@ -38,16 +38,18 @@ use tokio::task::JoinHandle;
 
 use crate::bootstrap::Creator;
 use crate::child::Known;
-use crate::clock::{Alarm, Clock};
+use crate::clock::{Alarm, Clock, QUIET};
 use crate::events::Oom;
 use crate::exec::{self, Carried, Inside};
 use crate::exits::{Exits, Orphan};
 use crate::fd;
 use crate::freezer::{self, Freezing};
 use crate::keep::{Exit, Keep, Notices, Order, Slot};
+use crate::keeper::LONG;
 use crate::log::{Logger, Pump};
 use crate::machine::restart::Asked;
 use crate::machine::{Action, Delivery, Event, Machine, Memory, Ticket};
+use crate::mounts::Mounts;
 use crate::owned::{Facts, Owned};
 use crate::server::{self, Answer, Ask, Command, Shared};
 use crate::signals::Signals;
@@ -131,6 +133,7 @@ pub(crate) async fn run(
         cgroup,
         pidfd: fd::watch(owned.pidfd, "init")?,
         init_lives,
+        mounts: None,
         ending: owned.ending,
         closed_gate: owned.gate,
         gate: None,
@@ -174,6 +177,8 @@ pub(crate) struct Driver<'a> {
     /// Init, or the one of the last run.
     pub(crate) pidfd: AsyncFd<OwnedFd>,
     init_lives: bool,
+    /// Its mounts, so that their end is not a part of its own.
+    pub(crate) mounts: Option<Mounts>,
     /// Where a minimal init tells how the command ended.
     pub(crate) ending: Option<OwnedFd>,
     /// The gate, until it is opened.
@@ -186,7 +191,7 @@ pub(crate) struct Driver<'a> {
     /// What is known of its health, where that is checked.
     health: Option<health::Health>,
     pub(crate) shared: Rc<Shared>,
-    pub(crate) inbox: mpsc::Receiver<Command>,
+    pub(crate) inbox: mpsc::Receiver<Box<Command>>,
     answers: HashMap<Ticket, oneshot::Sender<Answer>>,
     /// What an exec needs, between its request and the machine's word.
     execs: HashMap<Ticket, Wanted>,
@@ -243,8 +248,10 @@ impl Driver<'_> {
                     Alarm::Timeout => self.on(Event::RunTimeOver).await,
                     Alarm::Restart => self.due = true,
                     Alarm::Health => self.check_health(),
+                    Alarm::Settled => self.settled(),
+                    Alarm::Quiet => sys::memory::give_back(),
                 },
-                Some(command) = self.inbox.recv() => self.command(command).await,
+                Some(command) = self.inbox.recv() => self.command(*command).await,
                 // Last: nothing that was asked for is left undone.
                 step = self.upgrades.next(calm, &self.shared.ledger) => self.upgrade_step(step),
             }
@@ -254,6 +261,9 @@ impl Driver<'_> {
 
     /// What a shim that died has left in the middle.
     async fn go_on(&mut self) -> Result<()> {
+        if self.state.reason.is_some() {
+            self.clock.set(Alarm::Settled, LONG);
+        }
         if let Some(record) = publish::read_json::<ExitRecord>(&self.paths.run_exit())? {
             // The record of this run: one of an earlier run is removed before the next begins.
             self.state.status = Status::Stopped;
@@ -277,10 +287,10 @@ impl Driver<'_> {
             // Half paused for a client that was not told so.
             self.thaw();
             self.watch_run();
-            self.rest();
+            self.settle();
         } else if self.state.status == Status::Paused {
             self.watch_run();
-            self.rest();
+            self.settle();
         }
         Ok(())
     }
@@ -331,6 +341,7 @@ impl Driver<'_> {
 
     pub(crate) async fn command(&mut self, command: Command) {
         let ticket = command.ticket;
+        self.clock.set(Alarm::Quiet, QUIET);
         if let Some(answer) = command.answer {
             self.answers.insert(ticket, answer);
         }
@@ -441,7 +452,7 @@ impl Driver<'_> {
         self.tell(What::Start { pid: self.state.init.map_or(0, |init| init.pid) });
         self.keep.let_go(Slot::Gate);
         self.watch_run();
-        self.rest();
+        self.settle();
     }
 
     /// Sets the clock for what follows from a run's beginning: its checks, and its end where it may not run
@@ -454,16 +465,10 @@ impl Driver<'_> {
         }
     }
 
-    /// Gives back what the beginning took, once everyone was answered.
-    fn rest(&self) {
-        let ledger = self.shared.ledger.clone();
-        tokio::task::spawn_local(async move {
-            // What launching and starting took is given back before the long wait begins.
-            ledger.all_settled().await;
-            tokio::task::yield_now().await;
-            sys::memory::forget_code();
-            sys::memory::give_back();
-        });
+    /// What a running container needs until its end.
+    fn settle(&mut self) {
+        self.mounts = self.state.init.and_then(|init| Mounts::of(init.pid));
+        self.clock.set(Alarm::Quiet, QUIET);
     }
 }
 

@@ -34,6 +34,8 @@ impl Driver<'_> {
         }
         let ledger = self.shared.ledger.clone();
         self.serving(tokio::time::timeout(PATIENCE, ledger.all_sent())).await;
+        // Those who were told now go first where they share this processor: what follows takes 0.3 ms.
+        rustix::thread::sched_yield();
         self.clean_cgroup();
         let syncing = match self.is_unwanted() {
             true => None,
@@ -72,7 +74,7 @@ impl Driver<'_> {
         loop {
             tokio::select! {
                 biased;
-                Some(command) = self.inbox.recv() => self.command(command).await,
+                Some(command) = self.inbox.recv() => self.command(*command).await,
                 _ = &mut done => return,
             }
         }
@@ -84,7 +86,7 @@ impl Driver<'_> {
         while !self.is_unwanted() {
             tokio::select! {
                 biased;
-                Some(command) = self.inbox.recv() => self.command(command).await,
+                Some(command) = self.inbox.recv() => self.command(*command).await,
                 result = &mut done => {
                     let _ = result.inspect_err(|error| tracing::error!("{error}"));
                     return;
@@ -98,7 +100,9 @@ impl Driver<'_> {
         self.settings.rm || !self.machine.deleters().is_empty()
     }
 
+    /// Removes what a run leaves in the kernel: the container's mounts and its cgroup.
     pub(crate) fn clean_cgroup(&mut self) {
+        self.mounts = None;
         if let Some(cgroup) = self.cgroup.take() {
             let path = cgroup.path().to_owned();
             let result = cgroup.kill().and_then(|()| cgroup::remove(&path));

@@ -37,11 +37,13 @@ use crate::child::reap_pid;
 use crate::keep::{Exit, Keep, Order, Packet, SLOTS, start_time};
 
 /// A shim that lived this long has not crashed at once.
-const LONG: Duration = Duration::from_secs(1);
+pub(crate) const LONG: Duration = Duration::from_secs(1);
 /// How many shims may die at once one after the other before the next one has to wait.
 const FREE: u32 = 3;
 /// How long the next one then waits: twice as long each time, up to the second.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// After so long without news, which are many at the beginning, memory is given back.
+const QUIET: Duration = Duration::from_secs(1);
 /// How many ends of processes are remembered.
 const EXITS: usize = 64;
 
@@ -94,10 +96,17 @@ pub(crate) fn split(control: OwnedFd) -> Result<Role> {
     };
     // The end of the shim must be an end of file for the command.
     drop(control);
-    sys::memory::forget_code();
     let held = Held { slots: [const { None }; SLOTS], exits: [None; EXITS], next_exit: 0, init: 0 };
     let held = Box::new(held);
-    let keeper = Keeper { signals, blocked, channel: Some(channel), shim: Some(shim), held, released: false };
+    let keeper = Keeper {
+        signals,
+        blocked,
+        channel: Some(channel),
+        shim: Some(shim),
+        held,
+        released: false,
+        settled: false,
+    };
     keeper.keep()
 }
 
@@ -133,6 +142,8 @@ struct Keeper {
     held: Box<Held>,
     /// The container has ended, and nothing needs keeping.
     released: bool,
+    /// What only ran at the beginning was given back.
+    settled: bool,
 }
 
 enum Watched {
@@ -188,16 +199,25 @@ impl Keeper {
         Watched::Over
     }
 
-    /// Waits for a packet, a signal, or the time to try again.
-    fn wait(&self, due: Option<Instant>) {
-        let left = due.map(|due| due.saturating_duration_since(Instant::now()));
+    /// Waits for a packet, a signal, or the time to try again; the first time when nothing comes of that gives
+    /// memory back.
+    fn wait(&mut self, due: Option<Instant>) {
+        let left = match due {
+            Some(due) => Some(due.saturating_duration_since(Instant::now())),
+            None => (!self.settled).then_some(QUIET),
+        };
         let left = left.and_then(|left| Timespec::try_from(left).ok());
         let channel = self.channel.as_ref().map_or(self.signals.as_fd(), AsFd::as_fd);
         let mut fds = [
             PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN),
             PollFd::from_borrowed_fd(channel, PollFlags::IN),
         ];
-        if poll(&mut fds, left.as_ref()).is_ok() && fds[0].revents().contains(PollFlags::IN) {
+        let woken = poll(&mut fds, left.as_ref());
+        if woken == Ok(0) && !self.settled {
+            self.settled = true;
+            sys::memory::forget_code();
+        }
+        if woken.is_ok() && fds[0].revents().contains(PollFlags::IN) {
             match self.signals.wait() {
                 // Whoever ends every process of a cgroup means the container.
                 SIGTERM => self.shim.map_or((), |shim| drop(signal::kill(shim, SIGTERM))),
@@ -266,6 +286,13 @@ fn after_death(status: i32, life: Duration, quick_deaths: u32) -> Predecessor {
         Some(more) => BACK_OFF.0.saturating_mul(1 << (more - 1).min(16)).min(BACK_OFF.1),
     };
     Predecessor { status, quick_deaths, pause }
+}
+
+impl Predecessor {
+    /// What the container's state says of shims that die one after the other; `None` where they do not.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        (!self.pause.is_zero()).then(|| format!("its shims die one after the other: {self}"))
+    }
 }
 
 impl std::fmt::Display for Predecessor {

@@ -17,7 +17,6 @@
 //! other thread.
 #![forbid(unsafe_code)]
 
-use std::os::unix::fs::OpenOptionsExt;
 use std::process::ExitCode;
 
 use podrun::error::{Error, Result};
@@ -30,6 +29,7 @@ mod child;
 mod clock;
 mod connection;
 mod construct;
+mod diary;
 mod driver;
 mod events;
 mod exec;
@@ -44,6 +44,7 @@ mod ledger;
 mod log;
 mod machine;
 mod memory_file;
+mod mounts;
 mod owned;
 mod record;
 mod server;
@@ -53,6 +54,7 @@ mod sync;
 mod upgrade;
 
 use bootstrap::Creator;
+use diary::Diary;
 use exec::Carried;
 use exits::Exits;
 use keep::Keep;
@@ -144,42 +146,23 @@ fn supervise(
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
+        // There are never many; the room for 1,024 would be 12 kB of every shim.
+        .max_io_events_per_tick(32)
         .build()
         .map_err(|error| Error::io("start", "the event loop", &error))?;
     let tasks = tokio::task::LocalSet::new();
     // Nothing of what clients still have in flight is of any use afterwards.
-    tasks.block_on(&runtime, driver::run(owned, &spec, creator, keep, exits, execs))
-}
-
-/// Opens `shim.log` when there is something to say, so that a quiet shim has no file open.
-#[derive(Clone, Debug)]
-struct ShimLog(std::path::PathBuf);
-
-impl std::io::Write for ShimLog {
-    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
-        let mut options = std::fs::OpenOptions::new();
-        options.append(true).create(true).mode(0o600).open(&self.0)?.write_all(line)?;
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
+    // Boxed: on the stack it would lie there once for each function that it passes through.
+    tasks.block_on(&runtime, Box::pin(driver::run(owned, &spec, creator, keep, exits, execs)))
 }
 
 fn log_to(paths: &ContainerPaths) {
-    let log = ShimLog(paths.shim_log());
     let level = match std::env::var("PODRUN_LOG").as_deref() {
         Ok("debug") => tracing::Level::DEBUG,
         Ok("trace") => tracing::Level::TRACE,
         _ => tracing::Level::INFO,
     };
-    let subscriber = tracing_subscriber::fmt()
-        .with_ansi(false)
-        .with_max_level(level)
-        .with_writer(move || log.clone())
-        .finish();
     // Set once, here; a second one cannot happen.
-    let _ = tracing::subscriber::set_global_default(subscriber);
+    let _ = tracing::subscriber::set_global_default(Diary::new(paths.shim_log(), level));
     std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
 }

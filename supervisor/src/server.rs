@@ -75,7 +75,8 @@ pub(crate) struct Shared {
     /// How processes of earlier shims ended.
     pub(crate) exits: Exits,
     /// The way to the driver.
-    pub(crate) commands: mpsc::Sender<Command>,
+    /// Boxed: a channel keeps room for 32 of them.
+    pub(crate) commands: mpsc::Sender<Box<Command>>,
     /// How far the log has come.
     pub(crate) log: Follow,
     /// The writing end of the container's stdin, until it was closed.
@@ -238,13 +239,13 @@ impl Client {
         let ticket = Ticket(self.shared.tickets.get());
         self.shared.tickets.set(ticket.0 + 1);
         let (sender, mut receiver) = oneshot::channel();
-        self.shared.commands.send(Command { ticket, ask, answer: Some(sender) }).await.ok()?;
+        self.shared.commands.send(Box::new(Command { ticket, ask, answer: Some(sender) })).await.ok()?;
         tokio::select! {
             biased;
             answer = &mut receiver => answer.ok(),
             () = self.connection.closed() => {
                 let gone = Command { ticket, ask: Ask::Gone, answer: None };
-                let _ = self.shared.commands.send(gone).await;
+                let _ = self.shared.commands.send(Box::new(gone)).await;
                 None
             }
         }

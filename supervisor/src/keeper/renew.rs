@@ -10,8 +10,8 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use podrun::error::{Error, Result};
+use podrun::sys::program;
 use podrun::sys::signal::{self, Incoming};
-use podrun::sys::{self, program};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -96,9 +96,8 @@ pub(crate) fn resume(fd: &str) -> Result<Role> {
     let signals = Incoming::new().map_err(|error| failed(&error))?;
     let channel = Some(one(luggage.channel)?);
     let held = Box::new(held);
-    let keeper = Keeper { signals, blocked, channel, shim: Some(luggage.shim), held, released: false };
+    let shim = Some(luggage.shim);
+    let keeper = Keeper { signals, blocked, channel, shim, held, released: false, settled: false };
     keeper.tell(0);
-    sys::memory::forget_code();
-    sys::memory::give_back();
     keeper.keep()
 }
