@@ -9,6 +9,8 @@
 //! The shim says how far the log has come and when it has ended, so nobody polls a file and
 //! nobody guesses. A shim that dies is followed by the next one, from what was seen on.
 
+use std::os::fd::OwnedFd;
+
 use jiff::Timestamp;
 use nix::libc::{SIGPIPE, SIGWINCH};
 use podrun::client::{self, Client, Reached, Received};
@@ -111,7 +113,7 @@ struct Progressing {
     past_until: bool,
     /// A signal that was meant for us.
     signalled: Option<i32>,
-    /// The terminal was hung up, and there will be no other one.
+    /// The terminal was hung up: its run is over.
     hung_up: bool,
 }
 
@@ -265,32 +267,37 @@ impl Follower<'_> {
         };
         let ready: Vec<_> = what.into_iter().zip(fds.iter().map(PollFd::revents)).collect();
         for (what, flags) in ready.into_iter().filter(|(_, flags)| !flags.is_empty()) {
+            let hung_up = state.hung_up;
             match what {
-                Ready::HungUp => {
-                    self.sit_down_again(state)?;
-                    // What was ready of the old one is not of the new one.
-                    break;
-                }
+                Ready::HungUp => state.hung_up = true,
                 Ready::Client => self.receive(state)?,
                 Ready::Signals => self.forward(state),
                 Ready::Output(stream) => self.output.write(stream, flags),
-                Ready::OwnStdin => self.stdin.iter_mut().for_each(Stdin::read),
+                Ready::OwnStdin => {
+                    self.sit_down_again(state)?;
+                    self.stdin.iter_mut().for_each(Stdin::read);
+                }
                 Ready::Stdin => self.stdin.iter_mut().for_each(|stdin| stdin.write(flags)),
+            }
+            // What was ready of the old terminal is not of the new one.
+            if hung_up && !state.hung_up {
+                break;
             }
         }
         Ok(true)
     }
 
-    /// The terminal was hung up. Where the container runs again it has another one.
+    /// Where the terminal was hung up: takes the next run's, once there is one. Asked for where something
+    /// tells of such a run, or is typed for it.
     fn sit_down_again(&mut self, state: &mut Progressing) -> Result<()> {
+        let Some(terminal) = self.terminal.as_mut().filter(|_| state.hung_up) else { return Ok(()) };
         let master = match client::reach(self.roots, self.id) {
             Ok(Reached::Shim(mut client)) => passed(&mut client, &Request::Terminal).ok().flatten(),
             _ => None,
         };
-        let (Some(terminal), Some(master)) = (&mut self.terminal, master) else {
-            state.hung_up = true;
-            return Ok(());
-        };
+        // Between two runs it is the last one's.
+        let Some(master) = master.filter(|master| !is_hung_up(master)) else { return Ok(()) };
+        state.hung_up = false;
         terminal.renew(master);
         match &mut self.stdin {
             Some(stdin) => stdin.renew(terminal.input()?),
@@ -314,6 +321,9 @@ impl Follower<'_> {
                     self.reader.refresh()?;
                 }
                 (state.seen, state.ended) = (position, ended);
+                if !ended {
+                    self.sit_down_again(state)?;
+                }
             }
             Reply::Ended(record) => {
                 state.record = Some(*record);
@@ -350,4 +360,11 @@ impl Follower<'_> {
             }
         }
     }
+}
+
+/// Whether nobody has the other end of the terminal `master`.
+fn is_hung_up(master: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(master, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().contains(PollFlags::HUP)
 }
