@@ -36,11 +36,12 @@ impl Driver<'_> {
         self.serving(tokio::time::timeout(PATIENCE, ledger.all_sent())).await;
         // Those who were told now go first where they share this processor: what follows takes 0.3 ms.
         rustix::thread::sched_yield();
-        self.clean_cgroup();
         let syncing = match self.is_unwanted() {
             true => None,
             false => self.write_durably().inspect_err(|error| tracing::error!("{error}")).ok(),
         };
+        // After that: the end of the mounts waits for every processor, and whoever was told may look meanwhile.
+        self.clean_cgroup();
         if self.is_unwanted() {
             // The files are about to go: who still reads them has a moment to say so.
             self.serving(tokio::time::timeout(PATIENCE, ledger.all_settled())).await;
