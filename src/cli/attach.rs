@@ -200,7 +200,7 @@ impl Seat {
 }
 
 /// The descriptor that answers `request`; `None` where the shim went away.
-fn passed(client: &mut Client, request: &Request) -> Result<Option<std::os::fd::OwnedFd>> {
+pub(super) fn passed(client: &mut Client, request: &Request) -> Result<Option<std::os::fd::OwnedFd>> {
     client.send(request, &[])?;
     match client.receive()? {
         Some((Reply::Refused(error), _)) => Err(error),

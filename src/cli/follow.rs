@@ -9,6 +9,8 @@
 //! The shim says how far the log has come and when it has ended, so nobody polls a file and
 //! nobody guesses. A shim that dies is followed by the next one, from what was seen on.
 
+use std::os::fd::OwnedFd;
+
 use jiff::Timestamp;
 use nix::libc::{SIGPIPE, SIGWINCH};
 use podrun::client::{self, Client, Reached, Received};
@@ -21,6 +23,7 @@ use podrun::state::{ExitRecord, Status, store};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
+use super::attach::passed;
 use super::output::Output;
 use super::signals::Signals;
 use super::stdin::Stdin;
@@ -89,6 +92,8 @@ enum Asked {
 #[derive(Clone, Copy, Debug)]
 enum Ready {
     Client,
+    /// The terminal was hung up.
+    HungUp,
     Signals,
     Output(Stream),
     OwnStdin,
@@ -108,6 +113,8 @@ struct Progressing {
     past_until: bool,
     /// A signal that was meant for us.
     signalled: Option<i32>,
+    /// The terminal was hung up: its run is over.
+    hung_up: bool,
 }
 
 impl Follower<'_> {
@@ -121,6 +128,7 @@ impl Follower<'_> {
             exhausted: false,
             past_until: false,
             signalled: None,
+            hung_up: false,
         };
         if self.client.is_none() {
             self.end(&mut state)?;
@@ -241,7 +249,9 @@ impl Follower<'_> {
         let client = self.client.as_ref().filter(|_| state.asked != Asked::Nothing);
         let signals = self.signals.as_ref().map(|(signals, _)| signals);
         let stdin = self.stdin.as_ref();
+        let terminal = self.terminal.as_ref().filter(|_| !state.hung_up);
         let sources = [
+            (Ready::HungUp, terminal.map(|terminal| PollFd::new(terminal, PollFlags::empty()))),
             (Ready::Client, client.map(|client| PollFd::new(client, PollFlags::IN))),
             (Ready::Signals, signals.map(|signals| PollFd::new(signals, PollFlags::IN))),
             (Ready::Output(Stream::Stdout), self.output.poll(Stream::Stdout)),
@@ -257,15 +267,42 @@ impl Follower<'_> {
         };
         let ready: Vec<_> = what.into_iter().zip(fds.iter().map(PollFd::revents)).collect();
         for (what, flags) in ready.into_iter().filter(|(_, flags)| !flags.is_empty()) {
+            let hung_up = state.hung_up;
             match what {
+                Ready::HungUp => state.hung_up = true,
                 Ready::Client => self.receive(state)?,
                 Ready::Signals => self.forward(state),
                 Ready::Output(stream) => self.output.write(stream, flags),
-                Ready::OwnStdin => self.stdin.iter_mut().for_each(Stdin::read),
+                Ready::OwnStdin => {
+                    self.sit_down_again(state)?;
+                    self.stdin.iter_mut().for_each(Stdin::read);
+                }
                 Ready::Stdin => self.stdin.iter_mut().for_each(|stdin| stdin.write(flags)),
+            }
+            // What was ready of the old terminal is not of the new one.
+            if hung_up && !state.hung_up {
+                break;
             }
         }
         Ok(true)
+    }
+
+    /// Where the terminal was hung up: takes the next run's, once there is one. Asked for where something
+    /// tells of such a run, or is typed for it.
+    fn sit_down_again(&mut self, state: &mut Progressing) -> Result<()> {
+        let Some(terminal) = self.terminal.as_mut().filter(|_| state.hung_up) else { return Ok(()) };
+        let master = match client::reach(self.roots, self.id) {
+            Ok(Reached::Shim(mut client)) => passed(&mut client, &Request::Terminal).ok().flatten(),
+            _ => None,
+        };
+        // Between two runs it is the last one's.
+        let Some(master) = master.filter(|master| !is_hung_up(master)) else { return Ok(()) };
+        state.hung_up = false;
+        terminal.renew(master);
+        match &mut self.stdin {
+            Some(stdin) => stdin.renew(terminal.input()?),
+            None => Ok(()),
+        }
     }
 
     /// Takes what the shim says.
@@ -284,6 +321,9 @@ impl Follower<'_> {
                     self.reader.refresh()?;
                 }
                 (state.seen, state.ended) = (position, ended);
+                if !ended {
+                    self.sit_down_again(state)?;
+                }
             }
             Reply::Ended(record) => {
                 state.record = Some(*record);
@@ -320,4 +360,11 @@ impl Follower<'_> {
             }
         }
     }
+}
+
+/// Whether nobody has the other end of the terminal `master`.
+fn is_hung_up(master: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(master, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().contains(PollFlags::HUP)
 }

@@ -47,6 +47,14 @@ impl Stdin {
         Ok(Self { writer: Some(writer), end, ..Self::nowhere() })
     }
 
+    /// Goes on to another writer, which is like the one before.
+    pub(super) fn renew(&mut self, writer: OwnedFd) -> Result<()> {
+        let next = Self::new(writer)?;
+        (self.writer, self.sent) = (next.writer, 0);
+        self.pending.clear();
+        Ok(())
+    }
+
     /// From our stdin to nowhere: all that matters is the keys to detach.
     pub(super) fn nowhere() -> Self {
         Self {

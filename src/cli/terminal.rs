@@ -116,6 +116,12 @@ impl Terminal {
         }
     }
 
+    /// The container has another one now.
+    pub(super) fn renew(&mut self, master: OwnedFd) {
+        self.master = master;
+        self.resized();
+    }
+
     /// A second descriptor for what is typed.
     pub(super) fn input(&self) -> Result<OwnedFd> {
         self.master.try_clone().map_err(|error| Error::io("duplicate", "the terminal", &error))

@@ -7,7 +7,8 @@ use podrun::paths::{ContainerId, Roots};
 use super::{Errors, Outcome, out};
 
 /// What the command does, in a line.
-pub(super) const ABOUT: &str = "Wait until containers have ended, and print their exit codes";
+pub(super) const ABOUT: &str =
+    "Wait until containers have ended (with --restart: for good), and print their exit codes";
 
 #[derive(Debug, clap::Args)]
 #[command(about = ABOUT, after_help = "Example: podrun wait web")]

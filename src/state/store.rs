@@ -226,6 +226,9 @@ fn observe(mut state: State, exit: Option<ExitRecord>, held: bool, boot_id: &str
     }
     let believed = trust == Trust::Shim && shim_alive && exit.is_none();
     let pid_alive = state.init.is_some_and(|init| believed || init.is_alive());
+    if trust == Trust::Look && shim_alive && state.shim.is_some_and(|shim| !shim.is_alive()) {
+        state.reason.get_or_insert_with(|| "its shim has died: its keeper makes another one".to_owned());
+    }
     // A shim that lives will see init's end and tell of it itself, unless it has told already.
     if pid_alive || (shim_alive && exit.is_none()) || (state.status == Status::Creating && held) {
         return View { state, shim_alive, pid_alive, exit: None, health: None };

@@ -121,6 +121,9 @@ pub(crate) fn take_over(
     let state = &mut owned.facts.state;
     state.shim = ProcessRef::of(rustix::process::getpid().as_raw_nonzero().get());
     state.adoptions += 1;
+    if state.status != Status::Stopped {
+        state.reason = before.trouble();
+    }
     if let Err(error) = store::write_state(&paths, state, Durability::Atomic) {
         tracing::warn!("{error}");
     }

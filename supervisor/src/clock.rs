@@ -16,17 +16,19 @@ pub(crate) enum Alarm {
     Restart,
     /// For a look at its health.
     Health,
+    /// For the shim to be one that lives.
+    Settled,
 }
 
 /// How many there are.
-const ALARMS: usize = 4;
+const ALARMS: usize = 5;
 
 /// The moments that are set.
 #[derive(Debug, Default)]
 pub(crate) struct Clock([Option<Instant>; ALARMS]);
 
 impl Clock {
-    const ALL: [Alarm; ALARMS] = [Alarm::Kill, Alarm::Timeout, Alarm::Restart, Alarm::Health];
+    const ALL: [Alarm; ALARMS] = [Alarm::Kill, Alarm::Timeout, Alarm::Restart, Alarm::Health, Alarm::Settled];
 
     /// Sets `alarm` to `after` from now, instead of what it was set to before. So far away that it never
     /// comes is not set.

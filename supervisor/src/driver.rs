@@ -45,6 +45,7 @@ use crate::exits::{Exits, Orphan};
 use crate::fd;
 use crate::freezer::{self, Freezing};
 use crate::keep::{Exit, Keep, Notices, Order, Slot};
+use crate::keeper::LONG;
 use crate::log::{Logger, Pump};
 use crate::machine::restart::Asked;
 use crate::machine::{Action, Delivery, Event, Machine, Memory, Ticket};
@@ -243,6 +244,7 @@ impl Driver<'_> {
                     Alarm::Timeout => self.on(Event::RunTimeOver).await,
                     Alarm::Restart => self.due = true,
                     Alarm::Health => self.check_health(),
+                    Alarm::Settled => self.settled(),
                 },
                 Some(command) = self.inbox.recv() => self.command(command).await,
                 // Last: nothing that was asked for is left undone.
@@ -254,6 +256,9 @@ impl Driver<'_> {
 
     /// What a shim that died has left in the middle.
     async fn go_on(&mut self) -> Result<()> {
+        if self.state.reason.is_some() {
+            self.clock.set(Alarm::Settled, LONG);
+        }
         if let Some(record) = publish::read_json::<ExitRecord>(&self.paths.run_exit())? {
             // The record of this run: one of an earlier run is removed before the next begins.
             self.state.status = Status::Stopped;

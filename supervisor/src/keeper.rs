@@ -37,7 +37,7 @@ use crate::child::reap_pid;
 use crate::keep::{Exit, Keep, Order, Packet, SLOTS, start_time};
 
 /// A shim that lived this long has not crashed at once.
-const LONG: Duration = Duration::from_secs(1);
+pub(crate) const LONG: Duration = Duration::from_secs(1);
 /// How many shims may die at once one after the other before the next one has to wait.
 const FREE: u32 = 3;
 /// How long the next one then waits: twice as long each time, up to the second.
@@ -266,6 +266,13 @@ fn after_death(status: i32, life: Duration, quick_deaths: u32) -> Predecessor {
         Some(more) => BACK_OFF.0.saturating_mul(1 << (more - 1).min(16)).min(BACK_OFF.1),
     };
     Predecessor { status, quick_deaths, pause }
+}
+
+impl Predecessor {
+    /// What the container's state says of shims that die one after the other; `None` where they do not.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        (!self.pause.is_zero()).then(|| format!("its shims die one after the other: {self}"))
+    }
 }
 
 impl std::fmt::Display for Predecessor {

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::harness::process::status_field;
-use crate::harness::{Podrun, busybox, number, overlay};
+use crate::harness::{Podrun, busybox, in_guest, number, overlay};
 
 impl Podrun {
     /// A container that sleeps until it is told to stop, and whose health is checked ten times a second.
@@ -96,7 +96,8 @@ impl Podrun {
 #[test]
 fn a_check_that_hangs_is_killed_with_all_it_started() {
     let podrun = Podrun::new();
-    let options = ["--health-retries", "1", "--health-timeout", "300ms"];
+    let timeout = if in_guest() { "10s" } else { "300ms" };
+    let options = ["--health-retries", "1", "--health-timeout", timeout];
     podrun.checked("c", "echo begun; sleep 54321; true", &options);
     podrun.health_until("c", "unhealthy");
     // One that was slow to begin has written nothing.

@@ -183,12 +183,20 @@ fn shims_that_die_again_and_again_are_replaced_with_pauses_that_are_told() {
     }
     let podrun = Podrun::new();
     podrun.run_detached("c", &busybox(), ["sleep", "1000"]);
+    let mut told = false;
     for _ in 0..6 {
         podrun.kill_shim("c");
         podrun.answered("c");
+        let reason = podrun.state("c")["reason"].take();
+        told |= reason.as_str().is_some_and(|reason| {
+            reason.starts_with("its shims die one after the other: ") && reason.contains("signal 9")
+        });
     }
+    assert!(told);
     assert_eq!(number(&podrun.state("c")["shim"]["adoptions"]), 6);
     let log = std::fs::read_to_string(podrun.run_root().join("c/shim.log")).unwrap();
     assert!(log.contains("ended by signal 9") && log.contains("6th in a row"), "{log}");
     assert!(is_alive(podrun.pid("c")));
+    // One that lives is no news.
+    podrun.state_until("c", |state| state["reason"].is_null());
 }

@@ -1,12 +1,13 @@
 //! `--restart`: a container that has ended runs again, until somebody stops it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::process::{self, descriptors, wait_for_end};
-use crate::harness::{Podrun, busybox, debian, hang_limit, number, overlay};
+use crate::harness::process::{self, Pidfd, descriptors, wait_for_end};
+use crate::harness::screen::Screen;
+use crate::harness::{Podrun, busybox, debian, hang_limit, in_guest, number, overlay, rounds, seeded};
 
 /// Says which run it is, by a file that the overlay keeps.
 const COUNT: &str = "n=$(($(cat /n 2>/dev/null || echo 0) + 1)); echo $n >/n; echo run $n; ";
@@ -224,6 +225,86 @@ fn a_terminal_and_a_minimal_init_are_made_anew() {
     podrun.cmd(args.into_iter().chain(["--", "sh", "-c", "tty; exit 6"])).prints("t\n");
     podrun.cmd(["wait", "t"]).prints("6\n");
     podrun.cmd(["logs", "t"]).prints("/dev/pts/0\r\n/dev/pts/0\r\n");
+}
+
+#[test]
+fn whoever_sits_at_its_terminal_sits_at_the_next_one_too() {
+    let podrun = Podrun::new();
+    let rootfs = overlay(busybox());
+    let args =
+        ["run", "c", "-it", "--restart", "always", "-e", "PS1=ready>", "--rootfs", &rootfs, "--", "sh"];
+    let mut screen = Screen::new(&podrun, args);
+    screen.until("ready>");
+    screen.types("echo $((40+2)); exit 3\r");
+    screen.until("42");
+    screen.until("ready>");
+    screen.types("stty size; echo $((50+3))\r");
+    screen.until("40 100");
+    screen.until("53");
+    podrun.cmd(["kill", "c", "KILL"]).exits(0);
+    assert_eq!(screen.finish(), Some(137));
+}
+
+#[test]
+fn shims_killed_at_any_moment_lose_no_run_and_double_none_campaign() {
+    let podrun = Podrun::new();
+    let mut random = seeded("shims_killed_at_any_moment_lose_no_run_and_double_none_campaign");
+    for round in 0..rounds(100) {
+        let id = format!("c{round}");
+        podrun.counted(&id, "on-failure:3", "exit 3");
+        let waiter = podrun.cmd(["wait", &id]).spawn();
+        for _ in 0..4 {
+            let shim = podrun.shim_pid(&id);
+            let moment = Instant::now() + Duration::from_millis(random.u64(..150));
+            // It may have ended with its container.
+            if let Some(process) = Pidfd::open(shim).filter(|_| shim > 0) {
+                process.wait(moment);
+                let _ = rustix::process::pidfd_send_signal(&process, Signal::KILL);
+            }
+        }
+        assert_eq!(waiter.finish().out(), "3\n");
+        podrun.cmd(["logs", &id]).prints(&runs(4));
+        podrun.cmd(["delete", "-f", &id]).prints(&format!("{id}\n"));
+    }
+}
+
+#[test]
+fn a_shim_that_dies_at_any_system_call_of_a_restart_loses_none_campaign() {
+    if in_guest() {
+        return; // system calls are not injected there
+    }
+    let podrun = Podrun::new();
+    let mut random = seeded("a_shim_that_dies_at_any_system_call_of_a_restart_loses_none_campaign");
+    let mut total = 600;
+    for round in 0..=rounds(160) {
+        let id = format!("c{round}");
+        podrun.counted(&id, "on-failure:1", "while ! test -e /go$n; do sleep 0.01; done; exit 3");
+        podrun.says(&id, "run 1");
+        let shim = podrun.shim_pid(&id);
+        let (trace, pid) = (podrun.dir().join("trace"), shim.to_string());
+        let inject = format!("--inject=all:signal=SIGKILL:when={}", random.usize(1..=total));
+        // The first round counts them.
+        let inject = if round == 0 { "-qq" } else { &inject };
+        let output = trace.to_str().expect("UTF-8");
+        let strace = podrun.program("strace", ["-qq", "-o", output, inject, "-p", &pid]).spawn();
+        while process::status_field(shim, "TracerPid").as_deref() == Some("0") {
+            std::thread::yield_now();
+        }
+        // Whether it lives to tell is a matter of when the container ends.
+        podrun.cmd(["exec", &id, "touch", "/go1"]).run();
+        podrun.says(&id, "run 2");
+        if round == 0 {
+            strace.kill();
+            total = std::fs::read_to_string(&trace).unwrap().lines().count();
+            eprintln!("{total} system calls");
+        } else {
+            drop(strace);
+        }
+        podrun.cmd(["exec", &id, "touch", "/go2"]).run();
+        podrun.cmd(["wait", &id]).prints("3\n");
+        podrun.cmd(["logs", &id]).prints(&runs(2));
+        podrun.cmd(["delete", "-f", &id]).prints(&format!("{id}\n"));
+    }
 }
 
 #[test]
