@@ -23,7 +23,7 @@ pub(super) fn provide(cgroup: &Cgroup, settings: &[Setting]) -> Result<()> {
             wanted.push(setting);
         }
     }
-    wanted.retain(|setting| setting.controller().is_some());
+    wanted.retain(|setting| setting.v1.is_none() && setting.controller().is_some());
     if wanted.is_empty() {
         return Ok(());
     }

@@ -5,11 +5,13 @@
 //! ```
 //!
 //! The OCI fields are cgroup v1's. They are converted as runc and crun do; what v2 has nothing for
-//! is refused, for a limit that is silently left out is worse than none that was asked for.
+//! is refused, for a limit that is silently left out is worse than none that was asked for. Of a controller
+//! that is bound to v1 the files are those of [`v1`].
 
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources, LinuxThrottleDevice};
 use rustix::io::Errno;
 
+use super::v1::{self, Bound};
 use super::{Cgroup, controllers};
 use crate::error::{Error, Result};
 
@@ -23,6 +25,8 @@ pub struct Setting {
     pub file: String,
     /// The line.
     pub value: String,
+    /// The v1 controller whose file it is; `None` for a file of v2.
+    pub v1: Option<&'static str>,
     /// What stands for it where the kernel does not have that file.
     pub otherwise: Otherwise,
 }
@@ -41,41 +45,61 @@ pub enum Otherwise {
 }
 
 impl Setting {
-    fn new(file: &str, value: impl ToString) -> Self {
-        Self { file: file.to_owned(), value: value.to_string(), otherwise: Otherwise::Refuse }
+    pub(super) fn new(file: &str, value: impl ToString) -> Self {
+        Self { file: file.to_owned(), value: value.to_string(), v1: None, otherwise: Otherwise::Refuse }
     }
 
-    fn or(mut self, otherwise: Otherwise) -> Self {
+    pub(super) fn of(mut self, v1: Option<&'static str>) -> Self {
+        self.v1 = v1;
+        self
+    }
+
+    pub(super) fn or(mut self, otherwise: Otherwise) -> Self {
         self.otherwise = otherwise;
         self
     }
 
-    /// The controller that has the file; `None` for the files every cgroup has.
+    /// The controller that has the file, by its name in v2; `None` for the files every cgroup has.
     pub fn controller(&self) -> Option<&str> {
         self.file.split('.').next().filter(|name| *name != "cgroup")
     }
 }
 
-/// Everything that `resources` asks for but the devices: see [`devices`](super::devices).
-pub fn plan(resources: &LinuxResources) -> Result<Vec<Setting>> {
+/// Everything that `resources` asks for but the devices: see [`devices`](super::devices). With the files of
+/// v1 for the controllers that are `bound` there.
+pub fn plan(resources: &LinuxResources, bound: &Bound) -> Result<Vec<Setting>> {
     let mut settings = Vec::new();
     if let Some(memory) = resources.memory() {
-        settings.extend(plan_memory(memory)?);
+        settings.extend(match bound.v1("memory") {
+            Some(_) => v1::plan_memory(memory)?,
+            None => plan_memory(memory)?,
+        });
     }
     if let Some(cpu) = resources.cpu() {
-        settings.extend(plan_cpu(cpu)?);
+        settings.extend(match bound.v1("cpu") {
+            Some(_) => v1::plan_cpu(cpu)?,
+            None => plan_cpu(cpu)?,
+        });
+        settings.extend(plan_cpuset(cpu, bound)?);
     }
     match resources.pids().map(|pids| pids.limit()) {
         None | Some(0) => {}
-        Some(limit) => settings.push(Setting::new("pids.max", or_max(limit))),
+        Some(limit) => settings.push(Setting::new("pids.max", or_max(limit)).of(bound.v1("pids"))),
     }
     if let Some(io) = resources.block_io() {
-        settings.extend(plan_io(io)?);
+        settings.extend(match bound.v1("io") {
+            Some(_) => v1::plan_io(io)?,
+            None => plan_io(io)?,
+        });
     }
     for limit in resources.hugepage_limits().iter().flatten() {
         let size = limit.page_size();
         if size.is_empty() || !size.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
             return Err(wrong("hugepageLimits.pageSize", format!("{size:?} is no size such as 2MB")));
+        }
+        if bound.v1("hugetlb").is_some() {
+            settings.extend(v1::plan_hugetlb(size, limit.limit()));
+            continue;
         }
         let value = or_max(limit.limit());
         settings.push(Setting::new(&format!("hugetlb.{size}.max"), &value));
@@ -88,9 +112,14 @@ pub fn plan(resources: &LinuxResources) -> Result<Vec<Setting>> {
         let number = |limit: Option<u32>| limit.map_or_else(|| "max".to_owned(), |limit| limit.to_string());
         let (handles, objects) = (number(limit.hca_handles()), number(limit.hca_objects()));
         let value = one_line("rdma", &format!("{name} hca_handle={handles} hca_object={objects}"))?;
-        settings.push(Setting::new("rdma.max", value));
+        settings.push(Setting::new("rdma.max", value).of(bound.v1("rdma")));
     }
-    settings.extend(plan_unified(resources)?);
+    for setting in plan_unified(resources)? {
+        match setting.controller().and_then(|controller| bound.v1(controller)) {
+            Some(controller) => settings.extend(v1::plan_unified(setting, controller)?),
+            None => settings.push(setting),
+        }
+    }
     Ok(settings)
 }
 
@@ -108,23 +137,29 @@ fn plan_memory(memory: &LinuxMemory) -> Result<Vec<Setting>> {
     }
     let mut settings = Vec::new();
     let limit = some(memory.limit());
-    // v1 counts memory and swap together, v2 swap alone. Unlimited memory means unlimited swap.
-    let swap = match (some(memory.swap()), limit) {
-        (None, Some(..0)) => Some("max".to_owned()),
-        (None, _) => None,
-        (Some(..0), _) => Some("max".to_owned()),
-        (Some(_), None | Some(..0)) => return Err(wrong("memory.swap", "needs a limit of memory, too")),
-        (Some(swap), Some(limit)) if swap < limit => {
-            return Err(wrong("memory.swap", "is below the limit of memory, which it includes"));
-        }
-        (Some(swap), Some(limit)) => Some((swap - limit).to_string()),
-    };
-    if let Some(swap) = swap {
-        settings.push(Setting::new("memory.swap.max", swap).or(Otherwise::RefuseIfSwapping));
+    // v1 counts memory and swap together, v2 swap alone.
+    if let Some(both) = memory_and_swap(memory)? {
+        let swap = if both < 0 { -1 } else { both - limit.unwrap_or(0) };
+        settings.push(Setting::new("memory.swap.max", or_max(swap)).or(Otherwise::RefuseIfSwapping));
     }
     settings.extend(limit.map(|limit| Setting::new("memory.max", or_max(limit))));
     settings.extend(some(memory.reservation()).map(|low| Setting::new("memory.low", or_max(low))));
     Ok(settings)
+}
+
+/// The limit of memory and swap together, negative for none.
+pub(super) fn memory_and_swap(memory: &LinuxMemory) -> Result<Option<i64>> {
+    let some = |limit: Option<i64>| limit.filter(|limit| *limit != 0);
+    match (some(memory.swap()), some(memory.limit())) {
+        // Unlimited memory means unlimited swap.
+        (None, Some(..0)) | (Some(..0), _) => Ok(Some(-1)),
+        (None, _) => Ok(None),
+        (Some(_), None | Some(..0)) => Err(wrong("memory.swap", "needs a limit of memory, too")),
+        (Some(swap), Some(limit)) if swap < limit => {
+            Err(wrong("memory.swap", "is below the limit of memory, which it includes"))
+        }
+        (both, Some(_)) => Ok(both),
+    }
 }
 
 fn plan_cpu(cpu: &LinuxCpu) -> Result<Vec<Setting>> {
@@ -148,9 +183,14 @@ fn plan_cpu(cpu: &LinuxCpu) -> Result<Vec<Setting>> {
     if let Some(burst) = cpu.burst() {
         settings.push(Setting::new("cpu.max.burst", burst));
     }
+    Ok(settings)
+}
+
+fn plan_cpuset(cpu: &LinuxCpu, bound: &Bound) -> Result<Vec<Setting>> {
+    let mut settings = Vec::new();
     for (file, list) in [("cpuset.cpus", cpu.cpus()), ("cpuset.mems", cpu.mems())] {
         if let Some(list) = list.as_ref().filter(|list| !list.is_empty()) {
-            settings.push(Setting::new(file, one_line(file, list)?));
+            settings.push(Setting::new(file, one_line(file, list)?).of(bound.v1("cpuset")));
         }
     }
     Ok(settings)
@@ -233,7 +273,7 @@ fn one_line(field: &str, text: &str) -> Result<String> {
     }
 }
 
-fn wrong(field: impl std::fmt::Display, why: impl Into<String>) -> Error {
+pub(super) fn wrong(field: impl std::fmt::Display, why: impl Into<String>) -> Error {
     Error::usage(format!("linux.resources {field}"), why)
 }
 
@@ -242,17 +282,41 @@ impl Cgroup {
     /// that cannot be had.
     pub fn apply(&self, settings: &[Setting]) -> Result<()> {
         controllers::provide(self, settings)?;
-        settings.iter().try_for_each(|setting| self.apply_one(setting))
+        for setting in settings.iter().filter(|setting| setting.v1.is_none()) {
+            self.apply_one(setting)?;
+        }
+        for leg in v1::CONTROLLERS {
+            let own: Vec<&Setting> = settings.iter().filter(|setting| setting.v1 == Some(leg)).collect();
+            if !own.is_empty() {
+                self.make_leg(leg)?.apply_in_any_order(&own)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// v1's files bound one another: memory may not rise over memory and swap, which may not fall below it.
+    /// What cannot be now can be after the others.
+    fn apply_in_any_order(&self, settings: &[&Setting]) -> Result<()> {
+        let mut later = Vec::new();
+        for setting in settings {
+            match self.apply_one(setting) {
+                Err(error) if error.errno() == Some(Errno::INVAL) => later.push(setting),
+                other => other?,
+            }
+        }
+        later.into_iter().try_for_each(|setting| self.apply_one(setting))
     }
 
     fn apply_one(&self, setting: &Setting) -> Result<()> {
-        let Setting { file, value, otherwise } = setting;
+        let Setting { file, value, otherwise, .. } = setting;
         let refused = |error: Error| {
             let hint = match error.errno() {
                 Some(Errno::NOENT) => {
                     "this kernel does not have the file: it was built without it".to_owned()
                 }
                 Some(Errno::INVAL | Errno::RANGE) => format!("the kernel does not take {value:?}"),
+                // v1 ends no process to make room.
+                Some(Errno::BUSY) if setting.v1.is_some() => "more than that is in use".to_owned(),
                 _ => return error,
             };
             error.hint(hint)
@@ -282,7 +346,7 @@ mod tests {
     use super::*;
 
     fn planned(resources: Value) -> Result<Vec<String>> {
-        let settings = plan(&serde_json::from_value(resources).unwrap())?;
+        let settings = plan(&serde_json::from_value(resources).unwrap(), &Bound::default())?;
         Ok(settings.into_iter().map(|setting| format!("{} {}", setting.file, setting.value)).collect())
     }
 
@@ -356,7 +420,7 @@ mod tests {
                 "cpu": {"quota": quota, "shares": shares, "cpus": list}, "blockIO": {"weight": weight},
                 "hugepageLimits": [{"pageSize": size, "limit": limit}], "unified": {file: text},
             });
-            for setting in plan(&serde_json::from_value(resources).unwrap()).unwrap_or_default() {
+            for setting in plan(&serde_json::from_value(resources).unwrap(), &Bound::default()).unwrap_or_default() {
                 prop_assert!(!setting.file.contains(['/', '\0']) && setting.file.contains('.'));
                 prop_assert!(!setting.value.contains(['\n', '\0']));
             }

@@ -5,11 +5,12 @@
 //!  <mount>/podrun/_shims     every shim, outside those limits and outside the caller's cgroup
 //! ```
 //!
-//! [`limits`] says which files hold what OCI asks for, `controllers` has them, `devices` is the
-//! one limit that is no file, `freeze` stops everything, [`usage`] reads, `remove` ends it.
+//! [`limits`] says which files hold what OCI asks for, `controllers` has them, [`v1`] stands in for those
+//! that the host has bound there, `devices` is the one limit that is no file, `freeze` stops everything,
+//! [`usage`] reads, `remove` ends it.
 //!
 //! Nothing here starts a process: a container is *born* in its cgroup (CLONE_INTO_CGROUP), because
-//! moving one costs milliseconds and races with its first fork. All files are read and written
+//! moving one costs time and races with its first fork. All files are read and written
 //! relative to the directory's descriptor, so that a cgroup made again under the same name is
 //! never taken for this one.
 
@@ -26,16 +27,18 @@ use rustix::fs::{Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
-use crate::paths::{ContainerId, Roots};
 
 mod controllers;
 mod devices;
 mod freeze;
 pub mod limits;
+mod place;
 mod remove;
 pub mod usage;
+pub mod v1;
 
-pub use remove::remove;
+pub use place::{below_parent, container_path, is_of, mount, shims_path};
+pub use remove::{end, remove};
 
 /// `CGROUP2_SUPER_MAGIC` (`statfs(2)`).
 const CGROUP2: u64 = 0x6367_7270;
@@ -47,32 +50,6 @@ const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::
 pub struct Cgroup {
     path: PathBuf,
     dir: OwnedFd,
-}
-
-/// Where the host has its cgroup v2 tree.
-pub fn mount() -> Result<PathBuf> {
-    // The usual place, and where systemd puts it beside cgroup v1: no file has to be parsed.
-    for place in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"] {
-        if rustix::fs::statfs(place).is_ok_and(|fs| u64::try_from(fs.f_type) == Ok(CGROUP2)) {
-            return Ok(place.into());
-        }
-    }
-    let mounts = procfs::mounts().map_err(|error| Error::failed("read /proc/mounts", error.to_string()))?;
-    let mount = mounts.into_iter().find(|mount| mount.fs_vfstype == "cgroup2");
-    mount.map(|mount| mount.fs_file.into()).ok_or_else(|| {
-        Error::failed("find the cgroup v2 file system", "none is mounted")
-            .hint("mount it: `mount -t cgroup2 none /sys/fs/cgroup`")
-    })
-}
-
-/// The cgroup of container `id`.
-pub fn container_path(roots: &Roots, id: &ContainerId) -> Result<PathBuf> {
-    Ok(mount()?.join(roots.cgroup_name()).join(format!("ctr-{id}")))
-}
-
-/// The cgroup of every shim.
-pub fn shims_path(roots: &Roots) -> Result<PathBuf> {
-    Ok(mount()?.join(roots.cgroup_name()).join("_shims"))
 }
 
 /// CPU time, in microseconds.
@@ -87,26 +64,34 @@ pub struct CpuTime {
 impl Cgroup {
     /// The cgroup at `path`, made where it does not exist yet, with what is missing above it.
     pub fn create(path: &Path) -> Result<Self> {
-        let failed = |error: std::io::Error| Error::io("create cgroup", path, &error);
         match (std::fs::create_dir(path), path.parent()) {
             (Err(error), Some(above)) if error.kind() == ErrorKind::NotFound => {
-                std::fs::create_dir_all(above).map_err(failed)?;
+                make_dirs(above)?;
                 controllers::count_below(above);
-                std::fs::create_dir_all(path).map_err(failed)?;
+                make_dirs(path)?;
             }
-            (Err(error), _) if error.kind() != ErrorKind::AlreadyExists => return Err(failed(error)),
+            (Err(error), _) if error.kind() != ErrorKind::AlreadyExists => {
+                return Err(Error::io("create cgroup", path, &error));
+            }
             _ => {}
         }
         Self::open(path)?.ok_or_else(|| Error::at("open cgroup", path, Errno::NOENT))
     }
 
-    /// The cgroup at `path`, ready for a container: with the limits of `resources`, and its devices.
-    pub fn create_for(path: &Path, resources: Option<&LinuxResources>) -> Result<Self> {
-        let settings = resources.map(limits::plan).transpose()?.unwrap_or_default();
+    /// The cgroup at `path`, ready for a container: with the limits of `resources`, and its devices. `None` for
+    /// one without a cgroup: the path is empty.
+    pub fn create_for(path: &Path, resources: Option<&LinuxResources>) -> Result<Option<Self>> {
+        if path.as_os_str().is_empty() {
+            return Ok(None);
+        }
+        let settings = match resources {
+            Some(resources) => limits::plan(resources, &v1::Bound::of_host()?)?,
+            None => Vec::new(),
+        };
         let cgroup = Self::create(path)?;
         cgroup.apply(&settings)?;
         cgroup.restrict_devices(resources)?;
-        Ok(cgroup)
+        Ok(Some(cgroup))
     }
 
     /// The cgroup at `path`, `None` where there is none.
@@ -166,7 +151,9 @@ impl Cgroup {
 
     /// How often the OOM killer ended a process in it or below; `None` without the memory controller.
     pub fn oom_kills(&self) -> Option<u64> {
-        self.read("memory.events").ok().map(|text| oom_kills(text.as_bytes()))
+        let text = self.read("memory.events").ok();
+        let text = text.or_else(|| self.leg("memory")?.read("memory.oom_control").ok())?;
+        Some(oom_kills(text.as_bytes()))
     }
 
     /// `memory.events`: poll it as [`events`](Self::events); `None` without the memory controller.
@@ -176,7 +163,8 @@ impl Cgroup {
 
     /// The most memory it ever used, in bytes; `None` without the memory controller.
     pub fn memory_peak(&self) -> Option<u64> {
-        self.read("memory.peak").ok()?.trim().parse().ok()
+        let peak = self.read("memory.peak").ok();
+        peak.or_else(|| self.leg("memory")?.read("memory.max_usage_in_bytes").ok())?.trim().parse().ok()
     }
 
     /// CPU time of every process the cgroup has had: `cpu.stat`, there also without the cpu
@@ -258,6 +246,18 @@ impl AsFd for Cgroup {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()
     }
+}
+
+/// Makes the directory `path` and what is missing above it, where somebody may be removing what is empty.
+fn make_dirs(path: &Path) -> Result<()> {
+    let mut made = std::fs::create_dir_all(path);
+    for _ in 0..100 {
+        match &made {
+            Err(error) if error.kind() == ErrorKind::NotFound => made = std::fs::create_dir_all(path),
+            _ => break,
+        }
+    }
+    made.map_err(|error| Error::io("create cgroup", path, &error))
 }
 
 /// The names of the cgroups right below `dir`.

@@ -8,16 +8,54 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, Mode};
 use rustix::io::Errno;
 
-use super::{Cgroup, DIRECTORY, names_below};
+use super::{Cgroup, DIRECTORY, names_below, v1};
 use crate::error::{Error, Result};
 
 /// How long [`remove`] waits for processes that are exiting already.
 const EXIT_GRACE: Duration = Duration::from_secs(5);
 
-/// Removes the cgroup at `path` and all below. Kills nothing, but waits a while for processes that
-/// are exiting already. One that does not exist is no error.
+/// Removes the cgroup at `path` and all below, and its legs in v1. Kills nothing, but waits a while for
+/// processes that are exiting already. One that does not exist is no error.
 pub fn remove(path: &Path) -> Result<()> {
-    remove_until(path, Instant::now() + EXIT_GRACE)
+    let deadline = Instant::now() + EXIT_GRACE;
+    remove_until(path, deadline)?;
+    remove_podruns(path);
+    for leg in v1::places(path) {
+        remove_leg(&leg)?;
+        remove_podruns(&leg);
+    }
+    Ok(())
+}
+
+/// Where the container was the last one below a podrun's own cgroup, that one goes, too.
+fn remove_podruns(path: &Path) {
+    let above = path
+        .parent()
+        .filter(|above| above.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"podrun")));
+    if let Some(above) = above {
+        let _ = std::fs::remove_dir(above);
+    }
+}
+
+/// No process of the container is left: one that is in a leg is a stranger, for whom it stays.
+fn remove_leg(path: &Path) -> Result<()> {
+    if try_remove(path)? {
+        return Ok(());
+    }
+    let Some(leg) = Cgroup::open(path)? else { return Ok(()) };
+    match remove_below(leg.as_fd()) {
+        Ok(()) | Err(Errno::BUSY) => try_remove(path).map(drop),
+        Err(errno) => Err(Error::at("remove what is below cgroup", path, errno)),
+    }
+}
+
+/// Ends whatever runs in the cgroup at `path`, and [removes](remove) it.
+pub fn end(path: &Path) -> Result<()> {
+    if let Some(cgroup) = Cgroup::open(path)? {
+        cgroup.kill()?;
+    }
+    // Its legs may be there without it.
+    remove(path)
 }
 
 fn remove_until(path: &Path, deadline: Instant) -> Result<()> {

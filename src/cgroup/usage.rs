@@ -43,21 +43,23 @@ impl Cgroup {
         let cpu = self.read("cpu.stat").unwrap_or_default();
         let io = self.read("io.stat").ok();
         let io = |key: &str| io.as_deref().map(|text| io_sum(text, key));
-        Usage {
+        let mut usage = Usage {
             cpu_usec: field(&cpu, "usage_usec"),
             cpu_user_usec: field(&cpu, "user_usec"),
             cpu_system_usec: field(&cpu, "system_usec"),
             cpu_throttled_usec: field(&cpu, "throttled_usec"),
             memory: number("memory.current"),
             memory_limit: number("memory.max"),
-            memory_peak: number("memory.peak"),
+            memory_peak: self.memory_peak(),
             swap: number("memory.swap.current"),
             oom_kills: self.oom_kills(),
             pids: number("pids.current"),
             pids_limit: number("pids.max"),
             io_read: io("rbytes"),
             io_written: io("wbytes"),
-        }
+        };
+        self.use_of_legs(&mut usage);
+        usage
     }
 }
 

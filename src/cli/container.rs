@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
+use podrun::cgroup;
 use podrun::client::ranges::{self, Reserved};
 use podrun::error::{Error, Kind, Result};
 use podrun::paths::{ContainerId, Roots};
 use podrun::runtime;
 use podrun::spec::host::Host;
+use podrun::spec::manager::Manager;
 use podrun::spec::options::{Network, Rootfs, Userns};
 use podrun::spec::settings::{STOP_TIMEOUT, Settings};
 use podrun::spec::terminal::WindowSize;
@@ -50,6 +52,12 @@ pub(super) struct ContainerArgs {
     /// The user namespace: host, auto, or map:CONTAINER:HOST:SIZE, where root inside is nobody outside
     #[arg(long, value_name = "USERNS", default_value = "host")]
     userns: Userns,
+    /// Put the container's cgroup below this one, which is below the mount of cgroup v2
+    #[arg(long, value_name = "PATH")]
+    cgroup_parent: Option<String>,
+    /// The global option, not this command's.
+    #[arg(skip)]
+    pub(super) cgroups: Manager,
     /// Attach a label
     #[arg(long, value_name = "KEY=VALUE")]
     label: Vec<String>,
@@ -125,7 +133,10 @@ impl ContainerArgs {
                 (Some(vec![reserved.range]), Some(reserved))
             }
         };
+        let parent = self.cgroup_parent.as_deref();
         let mut options = Options {
+            cgroups_path: parent.map(|parent| cgroup::below_parent(roots, id, parent)).transpose()?,
+            cgroups: self.cgroups,
             read_only: self.read_only,
             env: environment,
             cwd: self.cwd,
@@ -169,14 +180,13 @@ pub(super) fn own_window() -> Option<WindowSize> {
 }
 
 /// The container that the OCI bundle at `dir` describes, for a shim.
-pub(super) fn of_bundle(dir: &Path, rm: bool) -> Result<Compiled> {
+pub(super) fn of_bundle(dir: &Path, rm: bool, cgroups: Manager) -> Result<Compiled> {
     let dir = std::path::absolute(dir).map_err(|error| Error::io("resolve", dir, &error))?;
     let mut spec = runtime::read_config(&dir)?;
     let hooks = spec.hooks().as_ref();
     let some = |hooks: Option<&Vec<_>>| hooks.is_some_and(|hooks| !hooks.is_empty());
-    let placed = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
     for (field, given) in [
-        ("linux.cgroupsPath", placed.is_some_and(|path| !path.as_os_str().is_empty())),
+        ("linux.cgroupsPath", bundle::cgroups_path(&spec).is_some()),
         ("hooks.poststart", some(hooks.and_then(|hooks| hooks.poststart().as_ref()))),
         ("hooks.poststop", some(hooks.and_then(|hooks| hooks.poststop().as_ref()))),
     ] {
@@ -190,6 +200,7 @@ pub(super) fn of_bundle(dir: &Path, rm: bool) -> Result<Compiled> {
     bundle::anchor(&mut spec, &dir);
     let mut settings = Settings::of(&spec)?;
     settings.rm |= rm;
+    settings.cgroups = cgroups;
     let mut annotations = spec.annotations().clone().unwrap_or_default();
     settings.write_to(&mut annotations);
     spec.set_annotations(Some(annotations));

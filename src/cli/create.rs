@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use podrun::error::{Error, Result};
 use podrun::paths::{ContainerId, Roots};
 use podrun::runtime::Caller;
+use podrun::spec::manager::Manager;
 use podrun::state::publish::{self, Durability};
 use podrun::{client, runtime};
 
@@ -62,7 +63,7 @@ impl Args {
     }
 }
 
-pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
+pub(super) fn run(roots: &Roots, mut args: Args, cgroups: Manager) -> Outcome {
     if let Some(bundle) = args.bundle.as_ref().filter(|_| !args.supervise) {
         runtime::protect_program()?;
         let listen_fds = descriptors::listen_fds()?;
@@ -74,12 +75,14 @@ pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
             notify_socket: std::env::var_os("NOTIFY_SOCKET").map(PathBuf::from),
             no_new_keyring: args.no_new_keyring,
             no_pivot: args.no_pivot,
+            cgroups,
         };
         runtime::create(roots, &args.id, bundle, caller)?;
         return Ok(0);
     }
+    args.container.cgroups = cgroups;
     let (compiled, reserved) = match &args.bundle {
-        Some(bundle) => (of_bundle(bundle, false)?, None),
+        Some(bundle) => (of_bundle(bundle, false, cgroups)?, None),
         None => args.container.compile(args.walls, args.limits, args.care, roots, &args.id, false)?,
     };
     let (_, pid) = client::create(roots, &args.id, &compiled.spec, &compiled.files)?;

@@ -182,6 +182,8 @@ fn cgroups() -> Vec<Check> {
     for (name, v1_name, limits) in CONTROLLERS {
         checks.push(if available.split_whitespace().any(|word| word == name) {
             Check::ok(name, format!("for {limits}"))
+        } else if let Some(place) = podrun::cgroup::v1::hierarchy(v1_name) {
+            as_v1(name, limits, &place)
         } else {
             let found = match v1_mount(&mounts, v1_name) {
                 Some(place) => format!("its controller is bound as v1 at {place}"),
@@ -195,6 +197,19 @@ fn cgroups() -> Vec<Check> {
         });
     }
     checks
+}
+
+/// That limits are set in the v1 hierarchy at `place`.
+fn as_v1(name: &'static str, limits: &str, place: &Path) -> Check {
+    let found = format!("for {limits}, as cgroup v1 at {}", place.display());
+    match name {
+        "memory" => {
+            let hint = "v1 has nothing like --memory-high and --memory-low: for these boot with \
+                        systemd.unified_cgroup_hierarchy=1 or cgroup_no_v1=memory";
+            Check::gap(name, Verdict::Limited, found, hint)
+        }
+        _ => Check::ok(name, found),
+    }
 }
 
 /// Where the v1 hierarchy of `controller` is mounted.

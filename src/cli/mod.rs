@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use clap::{ArgMatches, Args as _, FromArgMatches, Parser, Subcommand, ValueEnum};
 use podrun::error::Error;
 use podrun::paths::{ContainerId, Roots};
+use podrun::spec::manager::Manager;
 
 mod attach;
 mod care;
@@ -96,12 +97,43 @@ struct Global {
     /// Tell on stderr what podrun does, from this level on [env: PODRUN_LOG]
     #[arg(long, value_name = "LEVEL", ignore_case = true)]
     log_level: Option<LogLevel>,
-    /// Make the cgroup through systemd: not supported, and refused
+    /// Who makes a container's cgroup: podrun in the file system, or nobody: then it has none, and no limits
+    #[arg(long, value_name = "MANAGER", default_value = "cgroupfs")]
+    cgroup_manager: CgroupManager,
+    /// The same as --cgroup-manager systemd
     #[arg(long, hide = true)]
     systemd_cgroup: bool,
     /// The same as --log-level debug
     #[arg(long)]
     debug: bool,
+}
+
+/// `--cgroup-manager`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum CgroupManager {
+    #[default]
+    Cgroupfs,
+    Disabled,
+    /// Not supported, and refused
+    #[value(hide = true)]
+    Systemd,
+}
+
+impl Global {
+    /// Who makes a container's cgroup.
+    fn manager(&self) -> Result<Manager, Error> {
+        match self.cgroup_manager {
+            _ if self.systemd_cgroup => Err(no_systemd("--systemd-cgroup")),
+            CgroupManager::Systemd => Err(no_systemd("--cgroup-manager systemd")),
+            CgroupManager::Cgroupfs => Ok(Manager::Cgroupfs),
+            CgroupManager::Disabled => Ok(Manager::Disabled),
+        }
+    }
+}
+
+fn no_systemd(what: &str) -> Error {
+    Error::usage(what, "podrun makes its cgroups itself")
+        .hint("choose the cgroupfs cgroup manager in the engine's configuration")
 }
 
 /// `--log-format`.
@@ -270,14 +302,11 @@ fn run(mut cli: Cli) -> Outcome {
         return doctor::run(&roots()?, args);
     }
     host::check()?;
-    if cli.global.systemd_cgroup {
-        let error = Error::usage("--systemd-cgroup", "podrun makes its cgroups itself");
-        return Err(error.hint("choose the cgroupfs cgroup manager in the engine's configuration").into());
-    }
+    let cgroups = cli.global.manager()?;
     let roots = roots()?;
     match cli.command {
-        Command::Create(args) => create::run(&roots, args),
-        Command::Run(args) => run::run(&roots, args),
+        Command::Create(args) => create::run(&roots, args, cgroups),
+        Command::Run(args) => run::run(&roots, args, cgroups),
         Command::Start(args) => start::run(&roots, &args),
         Command::Exec(args) => exec::run(&roots, args),
         Command::Attach(args) => attach::run(&roots, args),

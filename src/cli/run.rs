@@ -8,6 +8,7 @@ use podrun::log::format::Format;
 use podrun::log::reader::{Reader, Selection};
 use podrun::paths::{ContainerId, Roots};
 use podrun::protocol::Request;
+use podrun::spec::manager::Manager;
 
 use super::attach::{Before, Seat, Tie, unreadable};
 use super::care::CareArgs;
@@ -56,13 +57,14 @@ pub(super) struct Args {
     care: CareArgs,
 }
 
-pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
+pub(super) fn run(roots: &Roots, mut args: Args, cgroups: Manager) -> Outcome {
+    args.container.cgroups = cgroups;
     let id = match args.id {
         Some(id) => id,
         None => made_up()?,
     };
     let (compiled, reserved) = match &args.bundle {
-        Some(bundle) => (of_bundle(bundle, args.rm)?, None),
+        Some(bundle) => (of_bundle(bundle, args.rm, cgroups)?, None),
         None => args.container.compile(args.walls, args.limits, args.care, roots, &id, args.rm)?,
     };
     let process = compiled.spec.process().as_ref();

@@ -27,6 +27,7 @@ use crate::runtime;
 use crate::spec::Spec;
 use crate::spec::limits::LinuxResources;
 use crate::spec::rootfiles::RootFile;
+use crate::spec::settings::Settings;
 use crate::state::lock::Lock;
 use crate::state::publish::{self, Durability};
 use crate::state::{ExitRecord, Mode, State, Status, store};
@@ -94,10 +95,11 @@ fn taken(paths: &ContainerPaths, id: &ContainerId) -> Error {
 /// Writes the files of a new container.
 fn insert(roots: &Roots, id: &ContainerId, spec: &Spec, files: &[RootFile]) -> Result<()> {
     let rootfs = spec.root().as_ref().map(|root| root.path().clone()).unwrap_or_default();
+    let cgroup_path = Settings::of(spec)?.cgroups.cgroup_path(roots, id, spec)?;
     let state = State {
         rootfs,
         args: spec.process().as_ref().and_then(|process| process.args().clone()).unwrap_or_default(),
-        ..State::creating(id, Mode::Supervised, cgroup::container_path(roots, id)?, roots.container(id).dir)
+        ..State::creating(id, Mode::Supervised, cgroup_path, roots.container(id).dir)
     };
     store::insert(roots, id, |new| {
         files.iter().try_for_each(|file| file.write_into(&new.dir))?;
@@ -426,17 +428,15 @@ fn kill_supervisors(paths: &ContainerPaths) -> Result<()> {
 fn clean(roots: &Roots, id: &ContainerId, lock: Lock) -> Result<()> {
     let paths = roots.container(id);
     let state = publish::read_json::<State>(&paths.state()).ok().flatten();
-    let own = cgroup::container_path(roots, id)?;
+    let own = cgroup::container_path(roots, id, None)?;
     // A path from a file that was tampered with must not decide what is killed.
     let recorded = state
         .as_ref()
-        .filter(|state| state.mode == Mode::Oci && state.id == *id)
+        .filter(|state| state.mode == Mode::Oci || cgroup::is_of(roots, id, &state.cgroup_path))
+        .filter(|state| state.id == *id)
         .map(|state| state.cgroup_path.clone());
     for path in std::iter::once(own).chain(recorded) {
-        if let Some(cgroup) = Cgroup::open(&path)? {
-            cgroup.kill()?;
-            cgroup::remove(&path)?;
-        }
+        cgroup::end(&path)?;
     }
     let hooks = state.as_ref().map(|state| poststop(&paths, state));
     store::remove(roots, id)?;

@@ -142,9 +142,8 @@ fn bury(roots: &Roots, paths: &ContainerPaths, mut state: State) -> Result<()> {
         if let Some(cpu) = cgroup.cpu_time() {
             (record.user_usec, record.system_usec) = (cpu.user_usec, cpu.system_usec);
         }
-        cgroup.kill()?;
-        cgroup::remove(&state.cgroup_path)?;
     }
+    cgroup::end(&state.cgroup_path)?;
     publish::json(&paths.exit(), &record, Durability::Synced)?;
     state.status = Status::Stopped;
     if was_started && wants_again(paths, &state, &record)? {

@@ -20,6 +20,7 @@ use super::{
     time, userns,
 };
 use crate::cgroup::Cgroup;
+use crate::cgroup::v1::Entrance;
 use crate::error::{Error, Result};
 use crate::spec::terminal::WindowSize;
 use crate::sys::mount::{MountAttr, RDONLY};
@@ -35,11 +36,13 @@ struct Child {
     maps: sources::OwnMaps,
     /// Where the mounts come from, in a user namespace.
     builder: Option<OwnedFd>,
+    /// What it has to enter, being born in the cgroup alone.
+    entrances: Vec<Entrance>,
 }
 
-/// Makes the container of `plan` in `cgroup`, and returns once its init waits to be released. On
+/// Makes the container of `plan` in `cgroup`, or in this process's own, and returns once its init waits to be released. On
 /// failure nothing is left of it.
-pub fn create(plan: Plan, cgroup: &Cgroup, stdio: Stdio, gate: Gate) -> Result<Init> {
+pub fn create(plan: Plan, cgroup: Option<&Cgroup>, stdio: Stdio, gate: Gate) -> Result<Init> {
     assert_single_threaded()?;
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
         .map_err(|errno| Error::os("make the launch gate", errno))?;
@@ -66,7 +69,9 @@ pub fn create(plan: Plan, cgroup: &Cgroup, stdio: Stdio, gate: Gate) -> Result<I
         }
         None => (None, None),
     };
-    let child = Child { plan, stdio, gate: theirs, listener, ending: theirs_ending, maps, builder };
+    let entrances = cgroup.map(Cgroup::entrances).transpose()?.unwrap_or_default();
+    let child =
+        Child { plan, stdio, gate: theirs, listener, ending: theirs_ending, maps, builder, entrances };
     let mut keep: Vec<BorrowedFd<'_>> = child.stdio.fds().collect();
     keep.push(child.gate.as_fd());
     keep.extend(
@@ -79,11 +84,16 @@ pub fn create(plan: Plan, cgroup: &Cgroup, stdio: Stdio, gate: Gate) -> Result<I
             .map(AsFd::as_fd),
     );
     keep.extend(child.maps.iter().flatten().map(AsFd::as_fd));
-    let clone = Clone3 { namespaces: child.plan.namespaces.new, cgroup: Some(cgroup.as_fd()), keep: &keep };
+    keep.extend(child.entrances.iter().map(AsFd::as_fd));
+    let clone =
+        Clone3 { namespaces: child.plan.namespaces.new, cgroup: cgroup.map(AsFd::as_fd), keep: &keep };
     let spawn = || clone.spawn(&child, main);
     let init = match child.plan.namespaces.pid.as_deref() {
         Some(path) => in_namespace_at(path, spawn)?,
-        None => spawn().map_err(|error| Error::io("start init in", cgroup.path(), &error))?,
+        None => spawn().map_err(|error| {
+            let place = cgroup.map_or(Path::new("podrun's own cgroup"), Cgroup::path);
+            Error::io("start init in", place, &error)
+        })?,
     };
     let builder = match to {
         Some(to) => userns::prepare(&init, &child.plan, &child.maps, cgroup, &child.stdio, to),
@@ -187,6 +197,8 @@ type Ready = (CString, Option<OwnedFd>, Option<Terminal>);
 /// Builds everything up to the command.
 fn build(child: &Child, process: &mut ProcessPlan) -> Result<Ready> {
     let plan = &child.plan;
+    // Before all else: what it uses is counted, and a cgroup namespace begins here.
+    child.entrances.iter().try_for_each(Entrance::enter)?;
     take_stdio(&child.stdio, &child.gate)?;
     credentials::new_session()?;
     credentials::hide_from_tracers()?;

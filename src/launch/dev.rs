@@ -31,7 +31,8 @@ const LINKS: [(&str, &str); 5] = [
 /// configuration names, wherever they are. The umask is 0.
 pub(super) fn fill(root: &OwnedFd, plan: &Plan) -> Result<()> {
     let own = |mount: &super::plan::Mount| mount.destination == Path::new("/dev") && !mount.options.bind;
-    if plan.mounts.iter().any(own) {
+    let is_own = plan.mounts.iter().any(own);
+    if is_own {
         let dev = root::open_no_links(root, Path::new("/dev"), OFlags::PATH | OFlags::DIRECTORY)
             .map_err(|errno| Error::at("open", "/dev", errno))?;
         for (name, major, minor) in DEVICES {
@@ -45,7 +46,10 @@ pub(super) fn fill(root: &OwnedFd, plan: &Plan) -> Result<()> {
             }
         }
     }
-    plan.devices.iter().try_for_each(|device| make_configured(root, device))
+    // Engines that pass on all devices of the host name this one, too.
+    let is_linked = |device: &&LinuxDevice| is_own && device.path() == Path::new("/dev/ptmx");
+    let mut devices = plan.devices.iter().filter(|device| !is_linked(device));
+    devices.try_for_each(|device| make_configured(root, device))
 }
 
 /// What `mknod(2)` makes.

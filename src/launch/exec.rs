@@ -28,6 +28,7 @@ use super::scheduling::Cpus;
 use super::userns::{self, Maps};
 use super::{Stdio, command, gate};
 use crate::cgroup::Cgroup;
+use crate::cgroup::v1::Entrance;
 use crate::error::{Error, Kind, Result};
 use crate::spec::settings::Settings;
 use crate::sys::mount::{MountAttr, RDONLY};
@@ -147,6 +148,8 @@ struct Child<'a> {
     init: BorrowedFd<'a>,
     report: OwnedFd,
     witness: Option<OwnedFd>,
+    /// What it has to enter, being born in the cgroup alone.
+    entrances: Vec<Entrance>,
 }
 
 /// Starts the process of `plan` beside the init that `init` stands for. Returns at once: what came
@@ -156,7 +159,7 @@ struct Child<'a> {
 pub fn exec(
     plan: ExecPlan,
     init: BorrowedFd<'_>,
-    cgroup: &Cgroup,
+    cgroup: Option<&Cgroup>,
     stdio: Stdio,
     witness: Option<OwnedFd>,
 ) -> Result<Execed> {
@@ -166,12 +169,13 @@ pub fn exec(
     if let Some(maps) = &plan.userns {
         userns::give_pipes(maps, &stdio)?;
     }
-    let child = Child { plan, stdio, init, report: theirs, witness };
+    let entrances = cgroup.map(Cgroup::entrances).transpose()?.unwrap_or_default();
+    let child = Child { plan, stdio, init, report: theirs, witness, entrances };
     let fixed = [init, child.report.as_fd()];
     let witness = child.witness.as_ref().map(AsFd::as_fd);
-    let preserved = child.plan.preserved.iter().map(AsFd::as_fd);
-    let keep: Vec<BorrowedFd<'_>> = child.stdio.fds().chain(fixed).chain(witness).chain(preserved).collect();
-    let clone = Clone3 { namespaces: 0, cgroup: Some(cgroup.as_fd()), keep: &keep };
+    let others = child.plan.preserved.iter().map(AsFd::as_fd).chain(child.entrances.iter().map(AsFd::as_fd));
+    let keep: Vec<BorrowedFd<'_>> = child.stdio.fds().chain(fixed).chain(witness).chain(others).collect();
+    let clone = Clone3 { namespaces: 0, cgroup: cgroup.map(AsFd::as_fd), keep: &keep };
     let Cloned { pid, pidfd } = usher(&child, &clone)?;
     Ok(Execed { pid, pidfd, report })
 }
@@ -290,6 +294,7 @@ fn main(child: &Child<'_>) -> ! {
 /// Joins and becomes the command; comes back only with the reason why not.
 fn join(child: &Child<'_>) -> Result<Error> {
     let mut process = child.plan.process.clone();
+    child.entrances.iter().try_for_each(Entrance::enter)?;
     take_stdio(&child.stdio, &child.report)?;
     credentials::new_session()?;
     credentials::hide_from_tracers()?;

@@ -100,7 +100,7 @@ impl Host {
     fn create(&self, spec: &serde_json::Value, settings: &Settings) -> Result<(Init, OwnedFd)> {
         let cgroup = Cgroup::create(&self.cgroup).unwrap();
         let (output, stdio) = stdio();
-        let init = create(self.plan(spec, settings)?, &cgroup, stdio, Gate::Socketpair)?;
+        let init = create(self.plan(spec, settings)?, Some(&cgroup), stdio, Gate::Socketpair)?;
         Ok((init, output))
     }
 
@@ -364,7 +364,7 @@ fn a_starter_that_dies_before_go_changes_nothing() {
         let cgroup = Cgroup::create(&host.cgroup).unwrap();
         let (output, stdio) = stdio();
         let plan = host.plan(&host.spec(&["sh", "-c", "echo ran"]), &Settings::default()).unwrap();
-        let init = create(plan, &cgroup, stdio, Gate::Listen(listener.into())).unwrap();
+        let init = create(plan, Some(&cgroup), stdio, Gate::Listen(listener.into())).unwrap();
         assert!(init.gate.is_none());
         let connect = || std::os::unix::net::UnixStream::connect(&path).unwrap();
         drop(connect());
@@ -419,7 +419,7 @@ fn a_process_joins_with_the_containers_view_and_its_own_identity() {
         let cgroup = Cgroup::open(&host.cgroup).unwrap().unwrap();
         let join = |process: Process| -> Result<Seen> {
             let (output, stdio) = stdio();
-            let execed = exec(plan_exec(&spec, &process)?, init.pidfd.as_fd(), &cgroup, stdio, None)?;
+            let execed = exec(plan_exec(&spec, &process)?, init.pidfd.as_fd(), Some(&cgroup), stdio, None)?;
             let report = gate::outcome(&read_bytes(execed.report));
             let code = wait(&execed.pidfd);
             report?;

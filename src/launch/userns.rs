@@ -130,7 +130,7 @@ pub(super) fn prepare(
     init: &Cloned,
     plan: &Plan,
     maps: &sources::OwnMaps,
-    cgroup: &Cgroup,
+    cgroup: Option<&Cgroup>,
     stdio: &Stdio,
     to: OwnedFd,
 ) -> Result<Option<Cloned>> {
@@ -143,7 +143,7 @@ pub(super) fn prepare(
     keep.extend(maps.iter().flatten().map(AsFd::as_fd));
     // `as`: a small positive constant.
     let namespaces = libc::CLONE_NEWNS as u64;
-    let clone = Clone3 { namespaces, cgroup: Some(cgroup.as_fd()), keep: &keep };
+    let clone = Clone3 { namespaces, cgroup: cgroup.map(AsFd::as_fd), keep: &keep };
     let builder = clone.spawn(&builder, build);
     builder.map(Some).map_err(|error| Error::io("start", "a builder of mounts", &error))
 }

@@ -1,7 +1,7 @@
 //! `create --bundle`: everything up to an init that waits to be started.
 
 use std::os::fd::OwnedFd;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Mount;
 
@@ -13,6 +13,7 @@ use crate::events::{What, emit};
 use crate::launch::{self, Gate, Stdio};
 use crate::paths::{ContainerId, ContainerPaths, Roots};
 use crate::spec::limits;
+use crate::spec::manager::Manager;
 use crate::spec::settings::Settings;
 use crate::spec::{Spec, bundle, env, validate};
 use crate::state::lock::Lock;
@@ -37,6 +38,8 @@ pub struct Caller<'a> {
     pub no_new_keyring: bool,
     /// The root is moved to its place: an initramfs cannot be pivoted from.
     pub no_pivot: bool,
+    /// Who makes its cgroup.
+    pub cgroups: Manager,
 }
 
 /// Where the container has the service manager's socket.
@@ -49,7 +52,7 @@ pub fn create(roots: &Roots, id: &ContainerId, bundle: &Path, caller: Caller<'_>
     let mut spec = read_config(&bundle)?;
     pass_on(&mut spec, &caller);
     let console = Console::of(&spec, caller.console_socket)?;
-    let cgroup_path = cgroup_path(roots, id, &spec)?;
+    let cgroup_path = caller.cgroups.cgroup_path(roots, id, &spec)?;
     // Whoever is in it is a stranger, and would be killed with the container.
     if Cgroup::open(&cgroup_path)?.is_some() {
         return Err(Error::failed(format!("cgroup {}", cgroup_path.display()), "already exists"));
@@ -91,10 +94,7 @@ pub fn create(roots: &Roots, id: &ContainerId, bundle: &Path, caller: Caller<'_>
 
 /// Best effort: the reason for it is worth more than what else goes wrong.
 fn undo(roots: &Roots, id: &ContainerId, cgroup_path: &Path, lock: Lock) {
-    if let Ok(Some(cgroup)) = Cgroup::open(cgroup_path) {
-        let _ = cgroup.kill();
-    }
-    let _ = cgroup::remove(cgroup_path);
+    let _ = cgroup::end(cgroup_path);
     let _ = store::remove(roots, id);
     let _ = lock.remove(&roots.container(id).lock);
 }
@@ -139,11 +139,15 @@ fn build(
     store::make_dir(&paths.run_dir)?;
     let gate = Gate::Listen(listen(paths)?);
     let cgroup = Cgroup::create_for(&state.cgroup_path, limits::resources(spec))?;
+    if let Some(cgroup) = cgroup.as_ref().filter(|_| bundle::cgroups_path(spec).is_some()) {
+        // Who names the cgroup will look for it in every hierarchy.
+        cgroup.be_counted();
+    }
     let stdio = match Stdio::terminal_of(spec) {
         Some(terminal) => terminal,
         None => inherited_stdio()?,
     };
-    let init = launch::create(plan, &cgroup, stdio, gate)?;
+    let init = launch::create(plan, cgroup.as_ref(), stdio, gate)?;
     if let (Some(console), Some(terminal)) = (console, &init.terminal) {
         console.send(&terminal.master)?;
     }
@@ -166,27 +170,6 @@ pub fn read_config(bundle: &Path) -> Result<Spec> {
     let config = bundle::parse(&text).map_err(|error| error.at_file(&path))?;
     validate::validate(&config)?;
     Ok(config)
-}
-
-/// Where the engine wants the container's cgroup: below the mount if absolute, else below podrun's own.
-fn cgroup_path(roots: &Roots, id: &ContainerId, spec: &Spec) -> Result<PathBuf> {
-    let wanted = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
-    let Some(wanted) = wanted.filter(|path| !path.as_os_str().is_empty()) else {
-        return cgroup::container_path(roots, id);
-    };
-    let wrong = |why: &str| Error::usage(format!("linux.cgroupsPath {}", wanted.display()), why);
-    if wanted.components().any(|part| part == Component::ParentDir) {
-        return Err(wrong("contains `..`"));
-    }
-    if wanted.components().any(|part| part.as_os_str() == "_shims") {
-        return Err(wrong("is one of podrun's own"));
-    }
-    let mount = cgroup::mount()?;
-    match wanted.strip_prefix("/") {
-        Ok(below) if below.as_os_str().is_empty() => Err(wrong("is the root of all cgroups")),
-        Ok(below) => Ok(mount.join(below)),
-        Err(_) => Ok(mount.join(roots.cgroup_name()).join(wanted)),
-    }
 }
 
 /// Whatever the engine gave this command is the container's.

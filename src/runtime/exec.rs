@@ -91,8 +91,11 @@ pub fn exec(roots: &Roots, id: &ContainerId, wanted: &Process, beside: Beside<'_
     plan.preserve(beside.preserved);
     let gone = || not_running(&state);
     let init = open_init(&state)?.ok_or_else(gone)?;
-    let cgroup = Cgroup::open(&state.cgroup_path)?.ok_or_else(gone)?;
-    let execed = launch::exec(plan, init.as_fd(), &cgroup, stdio, None)?;
+    let cgroup = Cgroup::open(&state.cgroup_path)?;
+    if cgroup.is_none() && state.has_cgroup() {
+        return Err(gone());
+    }
+    let execed = launch::exec(plan, init.as_fd(), cgroup.as_ref(), stdio, None)?;
     let (pid, running) = (execed.pid, Running(execed.pidfd));
     let outcome = gate::read_report(&execed.report)
         .and_then(|(report, fds)| gate::outcome(&report).map(|()| gate::terminal(fds)))

@@ -1,9 +1,9 @@
 //! Pausing and limits where a command, or the shim, holds the container's lock.
 
-use std::path::Path;
-
-use super::not_running;
+use super::{no_cgroup, not_running};
 use crate::cgroup::Cgroup;
+use crate::cgroup::limits::plan;
+use crate::cgroup::v1::Bound;
 use crate::error::{Error, Kind, Result};
 use crate::events::{What, emit};
 use crate::paths::{ContainerId, ContainerPaths, Roots};
@@ -23,11 +23,13 @@ pub fn update_limits(
     let mut spec: Spec =
         publish::read_json(&path)?.ok_or_else(|| Error::at("read", &path, rustix::io::Errno::NOENT))?;
     limits::merge(&mut spec, changes)?;
-    let merged = limits::resources(&spec);
-    if let (Some(cgroup), Some(merged)) = (cgroup, merged) {
-        cgroup.apply(&crate::cgroup::limits::plan(merged)?)?;
-        if changes.devices().is_some() {
-            cgroup.replace_devices(Some(merged))?;
+    if let Some(merged) = limits::resources(&spec) {
+        let settings = plan(merged, &Bound::of_host()?)?;
+        if let Some(cgroup) = cgroup {
+            cgroup.apply(&settings)?;
+            if changes.devices().is_some() {
+                cgroup.replace_devices(Some(merged))?;
+            }
         }
     }
     publish::json(&path, &spec, Durability::Atomic)
@@ -37,7 +39,7 @@ pub fn update_limits(
 pub fn update(roots: &Roots, id: &ContainerId, changes: &LinuxResources) -> Result<()> {
     let view = store::find_locked(roots, id)?.ok_or_else(|| Error::no_such_container(id))?;
     let cgroup = match view.pid_alive {
-        true => Some(open(&view.state.cgroup_path, &view.state)?),
+        true => Some(open(&view.state)?),
         false => None,
     };
     update_limits(&roots.container(id), cgroup.as_ref(), changes)?;
@@ -60,7 +62,7 @@ pub fn set_paused(roots: &Roots, id: &ContainerId, pause: bool) -> Result<()> {
             false => Err(Error::new(Kind::WrongState, format!("container {id}"), "is not paused")),
         };
     }
-    let cgroup = open(&state.cgroup_path, &state)?;
+    let cgroup = open(&state)?;
     if pause {
         cgroup.freeze_and_wait()?
     } else {
@@ -72,6 +74,9 @@ pub fn set_paused(roots: &Roots, id: &ContainerId, pause: bool) -> Result<()> {
     Ok(())
 }
 
-fn open(path: &Path, state: &State) -> Result<Cgroup> {
-    Cgroup::open(path)?.ok_or_else(|| not_running(state))
+fn open(state: &State) -> Result<Cgroup> {
+    match state.has_cgroup() {
+        true => Cgroup::open(&state.cgroup_path)?.ok_or_else(|| not_running(state)),
+        false => Err(no_cgroup(state)),
+    }
 }

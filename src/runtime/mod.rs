@@ -168,7 +168,13 @@ pub fn signal(view: &View, signal: i32, all: bool) -> Result<()> {
         let init = open_init(&view.state)?.ok_or_else(|| not_running(&view.state))?;
         return sent(sys_signal::send(init, signal));
     }
-    let cgroup = Cgroup::open(&view.state.cgroup_path)?.ok_or_else(|| not_running(&view.state))?;
+    let cgroup = match Cgroup::open(&view.state.cgroup_path)? {
+        Some(cgroup) => cgroup,
+        None if view.state.has_cgroup() => return Err(not_running(&view.state)),
+        // The end of init is that of all.
+        None if signal == nix::libc::SIGKILL => return self::signal(view, signal, false),
+        None => return Err(no_cgroup(&view.state)),
+    };
     if signal == nix::libc::SIGKILL {
         return cgroup.kill();
     }
@@ -223,6 +229,14 @@ pub fn preserved(count: usize) -> Result<Vec<OwnedFd>> {
 
 fn not_running(state: &State) -> Error {
     Error::new(Kind::WrongState, format!("container {}", state.id), "container not running")
+}
+
+/// That what was asked for needs a cgroup, which the container of `state` does not have.
+pub fn no_cgroup(state: &State) -> Error {
+    Error::failed(
+        format!("container {}", state.id),
+        "has no cgroup: it was created with --cgroup-manager disabled",
+    )
 }
 
 /// The container's init, and surely no other process of that pid; `None` once it has ended.

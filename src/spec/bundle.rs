@@ -41,6 +41,12 @@ pub fn anchor(config: &mut Spec, bundle: &Path) {
     }
 }
 
+/// Where the container's cgroup shall be: `linux.cgroupsPath`, where it says something.
+pub fn cgroups_path(config: &Spec) -> Option<&Path> {
+    let wanted = config.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
+    wanted.filter(|path| !path.as_os_str().is_empty())
+}
+
 fn json(text: &[u8], what: &str) -> Result<Value> {
     serde_json::from_slice(text).map_err(|error| Error::usage(what, error.to_string()))
 }

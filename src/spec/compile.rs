@@ -94,6 +94,7 @@ fn settings(options: &Options) -> Result<Settings> {
         timeout: options.timeout,
         restart: options.restart,
         health: options.health.clone(),
+        cgroups: options.cgroups,
     };
     settings.check()?;
     Ok(settings)
@@ -319,6 +320,7 @@ fn linux(options: &Options, process: &Process, host: &Host) -> Result<Linux> {
     linux
         .set_namespaces(Some(namespaces))
         .set_resources(resources(options)?)
+        .set_cgroups_path(options.cgroups_path.clone())
         .set_rootfs_propagation(Some("rprivate".to_owned()))
         .set_sysctl(walls.sysctls()?)
         .set_seccomp(seccomp.transpose()?)

@@ -12,6 +12,7 @@ use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxPids, Spec};
 use serde_json::Value;
 
 use crate::cgroup::limits::{CPU_PERIOD, plan};
+use crate::cgroup::v1::Bound;
 use crate::error::{Error, Result};
 
 /// The least memory that a container can begin in: bytes, as docker has it.
@@ -51,6 +52,9 @@ impl Limits {
         if let Some(text) = &self.memory_high {
             unified.insert("memory.high".to_owned(), maximum(size_or_none("--memory-high", text)?));
         }
+        if let Some(text) = &self.memory_low {
+            unified.insert("memory.low".to_owned(), size("--memory-low", text)?.to_string());
+        }
         for (flag, file, text) in
             [("--cpu-weight", "cpu.weight", &self.cpu_weight), ("--io-weight", "io.weight", &self.io_weight)]
         {
@@ -70,7 +74,7 @@ impl Limits {
     }
 
     fn memory(&self) -> Result<Option<LinuxMemory>> {
-        if self.memory.is_none() && self.memory_low.is_none() && self.memory_swap.is_none() {
+        if self.memory.is_none() && self.memory_swap.is_none() {
             return Ok(None);
         }
         let mut memory = LinuxMemory::default();
@@ -104,8 +108,7 @@ impl Limits {
                 }
             }
         };
-        let low = self.memory_low.as_ref().map(|text| size("--memory-low", text)).transpose()?;
-        memory.set_limit(limit).set_swap(swap).set_reservation(low);
+        memory.set_limit(limit).set_swap(swap);
         Ok(Some(memory))
     }
 
@@ -229,7 +232,8 @@ pub fn merge(spec: &mut Spec, changes: &LinuxResources) -> Result<()> {
     if changes.memory().is_some() {
         complete.set_memory(*merged.memory());
     }
-    let changed = plan(&complete)?;
+    // What v1 has more has no file by its own name. Whether it can be had is asked when it is applied.
+    let changed = plan(&complete, &Bound::default()).unwrap_or_default();
     if let Some(mut unified) = merged.unified().clone() {
         unified.retain(|file, _| {
             named.contains_key(file) || changed.iter().all(|setting| setting.file != *file)
@@ -264,7 +268,7 @@ mod tests {
 
     fn planned(limits: &Limits) -> Result<Vec<String>> {
         let resources = limits.resources()?.unwrap_or_default();
-        Ok(plan(&resources)?
+        Ok(plan(&resources, &Bound::default())?
             .into_iter()
             .map(|setting| format!("{} {}", setting.file, setting.value))
             .collect())
@@ -290,13 +294,13 @@ mod tests {
         let expected = [
             "memory.swap.max 67108864",
             "memory.max 67108864",
-            "memory.low 16777216",
             "cpu.max 150000 100000",
             "cpuset.cpus 0-1,3",
             "pids.max 50",
             "cpu.weight 200",
             "io.weight 50",
             "memory.high 33554432",
+            "memory.low 16777216",
         ];
         assert_eq!(planned(&limits).unwrap(), expected);
         assert_eq!(Limits::default().resources().unwrap(), None);

@@ -18,6 +18,7 @@ pub mod host;
 pub mod idmap;
 pub mod limits;
 pub mod logging;
+pub mod manager;
 pub mod mount_flag;
 pub mod options;
 mod profile;

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::spec::health::Health;
 use crate::spec::idmap;
 use crate::spec::limits::Limits;
+use crate::spec::manager::Manager;
 use crate::spec::restart::RestartPolicy;
 use crate::spec::settings::STOP_TIMEOUT;
 use crate::spec::terminal::WindowSize;
@@ -50,6 +51,10 @@ pub struct Options {
     pub tmpfs: Vec<String>,
     /// What it may use.
     pub limits: Limits,
+    /// Where its cgroup is: `linux.cgroupsPath`; in podrun's own where absent.
+    pub cgroups_path: Option<PathBuf>,
+    /// Who makes it.
+    pub cgroups: Manager,
     /// What `stop` sends first; SIGTERM where absent.
     pub stop_signal: Option<String>,
     /// Seconds between that and SIGKILL.
@@ -99,6 +104,8 @@ impl Options {
             devices: Vec::new(),
             tmpfs: Vec::new(),
             limits: Limits::default(),
+            cgroups_path: None,
+            cgroups: Manager::default(),
             stop_signal: None,
             stop_timeout: STOP_TIMEOUT,
             interactive: false,

@@ -9,6 +9,7 @@ use oci_spec::runtime::Spec;
 use crate::error::{Error, Result};
 use crate::spec::health::Health;
 use crate::spec::logging::Logging;
+use crate::spec::manager::Manager;
 use crate::spec::restart::RestartPolicy;
 
 /// The annotations that are podrun's own.
@@ -47,6 +48,8 @@ pub struct Settings {
     pub stop_signal: i32,
     /// Seconds between that signal and SIGKILL.
     pub stop_timeout: u64,
+    /// Who makes its cgroup.
+    pub cgroups: Manager,
     /// The seccomp filter.
     pub seccomp: Seccomp,
     /// Supplementary groups of every process, by name or number: OCI has numbers only.
@@ -73,6 +76,7 @@ impl Default for Settings {
             interactive: false,
             stop_signal: nix::libc::SIGTERM,
             stop_timeout: STOP_TIMEOUT,
+            cgroups: Manager::default(),
             seccomp: Seccomp::Configured,
             groups: Vec::new(),
             labels: BTreeMap::new(),
@@ -111,6 +115,8 @@ impl Settings {
                 "timeout" => settings.timeout = Some(value.parse().map_err(|_| wrong())?),
                 "stop-timeout" => settings.stop_timeout = value.parse().map_err(|_| wrong())?,
                 "groups" => settings.groups = value.split(',').map(str::to_owned).collect(),
+                "cgroups" if value == "disabled" => settings.cgroups = Manager::Disabled,
+                "cgroups" => return Err(wrong()),
                 "seccomp" if value == "default" => settings.seccomp = Seccomp::Default,
                 "seccomp" => return Err(wrong()),
                 _ if name.starts_with(HEALTH) => {
@@ -166,6 +172,9 @@ impl Settings {
         if let Some(timeout) = self.timeout {
             put("timeout", timeout.to_string());
         }
+        if self.cgroups == Manager::Disabled {
+            put("cgroups", "disabled".to_owned());
+        }
         if self.seccomp == Seccomp::Default {
             put("seccomp", "default".to_owned());
         }
@@ -198,14 +207,15 @@ mod tests {
             overlay: bool, idmap_root: bool, init: bool, rm: bool, interactive: bool, stop_signal in 1..65i32,
             stop_timeout: u64, filtered: bool, groups in prop::collection::vec("[a-z0-9]{1,9}", 0..3),
             labels in prop::collection::btree_map(".{0,9}", ".{0,9}", 0..4), logging in any_logging(),
-            timeout: Option<NonZeroU64>, restart in any_policy(),
+            timeout: Option<NonZeroU64>, restart in any_policy(), no_cgroup: bool,
             health in prop::option::of(any_health()),
         ) {
             let rm = rm && restart == RestartPolicy::No;
             let seccomp = if filtered { Seccomp::Default } else { Seccomp::Configured };
+            let cgroups = if no_cgroup { Manager::Disabled } else { Manager::Cgroupfs };
             let settings = Settings {
                 overlay, idmap_root, init, rm, interactive, stop_signal, stop_timeout, seccomp, groups, labels,
-                logging, timeout, restart, health,
+                logging, timeout, restart, health, cgroups,
             };
             let mut annotations = HashMap::new();
             settings.write_to(&mut annotations);

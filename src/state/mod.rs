@@ -226,6 +226,11 @@ impl State {
             reason: None,
         }
     }
+
+    /// Whether the container has a cgroup of its own.
+    pub fn has_cgroup(&self) -> bool {
+        !self.cgroup_path.as_os_str().is_empty()
+    }
 }
 
 /// How a process ended.

@@ -14,7 +14,7 @@ use std::os::unix::net::UnixStream;
 
 use bytes::BytesMut;
 use jiff::Timestamp;
-use podrun::cgroup::{self, Cgroup};
+use podrun::cgroup;
 use podrun::error::{Error, Result};
 use podrun::events::{What, emit};
 use podrun::paths::{ContainerId, ContainerPaths, Roots};
@@ -195,7 +195,7 @@ impl Attempt<'_> {
         state.shim = ProcessRef::of(rustix::process::getpid().as_raw_nonzero().get());
         state.keeper = self.keep.pid().and_then(ProcessRef::of);
         state.adoptions = 0;
-        state.cgroup_path = cgroup::container_path(&self.roots, &self.id)?;
+        state.cgroup_path = settings.cgroups.cgroup_path(&self.roots, &self.id, &spec)?;
         if !is_new {
             self.begin_again(&mut state)?;
         }
@@ -222,14 +222,9 @@ impl Attempt<'_> {
     /// After a failed build: a new container leaves nothing; one that ran before stays, stopped, and
     /// says why it does not run.
     fn undo(&self, previous: State, is_new: bool, lock: OwnedFd, error: &Error) {
-        let cgroup = cgroup::container_path(&self.roots, &self.id);
-        let removed = cgroup.and_then(|path| {
-            if let Some(cgroup) = Cgroup::open(&path)? {
-                cgroup.kill()?;
-            }
-            cgroup::remove(&path)
-        });
-        if let Err(error) = removed {
+        if cgroup::is_of(&self.roots, &self.id, &previous.cgroup_path)
+            && let Err(error) = cgroup::end(&previous.cgroup_path)
+        {
             tracing::warn!("{error}");
         }
         let result = if is_new {

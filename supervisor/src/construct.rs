@@ -54,7 +54,7 @@ pub(crate) fn build(
     spec: &Spec,
     settings: &Settings,
     state: &mut State,
-) -> Result<(Built, Cgroup)> {
+) -> Result<(Built, Option<Cgroup>)> {
     let cgroup = Cgroup::create_for(&state.cgroup_path, limits::resources(spec))?;
     crate::log::create_files(&settings.logging, paths)?;
     let plan = launch::plan(spec, settings, paths, &paths.dir)?;
@@ -62,7 +62,7 @@ pub(crate) fn build(
         Some(terminal) => (terminal, None),
         None => pipes(settings.interactive).map(|(stdio, pipes)| (stdio, Some(pipes)))?,
     };
-    let init = launch::create(plan, &cgroup, stdio, Gate::Socketpair)?;
+    let init = launch::create(plan, cgroup.as_ref(), stdio, Gate::Socketpair)?;
     let streams = init.terminal.map(Streams::Terminal).or(pipes);
     let streams = streams.ok_or_else(|| Error::failed("create", "the container's terminal is missing"))?;
     state.init = ProcessRef::of(init.pid);

@@ -82,7 +82,11 @@ impl Driver<'_> {
     /// Changes the limits as the request of `ticket` asks.
     pub(crate) fn update(&mut self, ticket: Ticket) {
         let Some(changes) = self.updates.remove(&ticket) else { return };
-        let reply = match runtime::update_limits(&self.paths, self.cgroup.as_ref(), &changes) {
+        let updated = match self.state.has_cgroup() {
+            true => runtime::update_limits(&self.paths, self.cgroup.as_ref(), &changes),
+            false => Err(runtime::no_cgroup(&self.state)),
+        };
+        let reply = match updated {
             Ok(()) => {
                 self.tell(What::Update);
                 Reply::Done

@@ -6,6 +6,7 @@
 mod adopt;
 mod attacks;
 mod bad_input;
+mod cgroups;
 mod clients;
 mod doctor;
 mod events;
@@ -20,6 +21,7 @@ mod kills;
 mod lifecycle;
 mod lifecycles;
 mod limits;
+mod limits_v1;
 mod log_disk;
 mod log_drivers;
 mod log_exact;

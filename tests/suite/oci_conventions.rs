@@ -80,4 +80,5 @@ fn the_texts_that_engines_look_for() {
 fn a_cgroup_by_systemd_is_refused_and_not_ignored() {
     let podrun = Podrun::new();
     podrun.cmd(["--systemd-cgroup", "list"]).fails(2, "--systemd-cgroup");
+    podrun.cmd(["--cgroup-manager", "systemd", "list"]).fails(2, "--cgroup-manager systemd");
 }

@@ -191,17 +191,19 @@ fn devices_and_hidden_and_read_only_places() {
     let podrun = Podrun::new();
     let script = "stat -c '%A %t:%T %u:%g' /dev/own /dev/sub/zero; \
                   cat /proc/uptime | wc -c; ls /proc/irq | wc -l; (echo 1 >/proc/sys/kernel/domainname) 2>&1 | grep -o Read-only; \
-                  hostname; cat /proc/sys/kernel/domainname";
+                  hostname; cat /proc/sys/kernel/domainname; readlink /dev/ptmx";
     let told = inside(&podrun, &busybox(), script, |config| {
         config["domainname"] = json!("domain");
         config["linux"]["devices"] = json!([
             {"path": "/dev/own", "type": "c", "major": 1, "minor": 3, "fileMode": 0o640, "uid": 7, "gid": 8},
             {"path": "/dev/sub/zero", "type": "c", "major": 1, "minor": 5},
+            // The container has one of its own, whatever an engine says.
+            {"path": "/dev/ptmx", "type": "c", "major": 5, "minor": 2},
         ]);
         config["linux"]["maskedPaths"] = json!(["/proc/uptime", "/proc/irq", "/proc/no-such"]);
         config["linux"]["readonlyPaths"] = json!(["/proc/sys"]);
     });
-    assert_eq!(told, "crw-r----- 1:3 7:8\ncrw-rw-rw- 1:5 0:0\n0\n0\nRead-only\nbundle\ndomain\n");
+    assert_eq!(told, "crw-r----- 1:3 7:8\ncrw-rw-rw- 1:5 0:0\n0\n0\nRead-only\nbundle\ndomain\npts/ptmx\n");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use nix::libc::SIGKILL;
 use podrun::cgroup::Cgroup;
 use podrun::error::{Error, Result};
-use podrun::sys;
+use podrun::{runtime, sys};
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::Driver;
@@ -31,6 +31,7 @@ impl Driver<'_> {
         }
         let others = match (&self.cgroup, all) {
             (Some(cgroup), true) => others(cgroup, init)?,
+            (None, true) if !self.state.has_cgroup() => return Err(runtime::no_cgroup(&self.state)),
             _ => Vec::new(),
         };
         // Init first: a shell must have its signal before it sees its children end of theirs.

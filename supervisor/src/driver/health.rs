@@ -102,8 +102,9 @@ impl Driver<'_> {
 
     fn begin_check(&self, command: String) -> Result<(Running, OwnedFd)> {
         let cgroup = self.cgroup.as_ref();
-        let cgroup =
-            cgroup.ok_or_else(|| Error::failed("check the health", "the container has no cgroup"))?;
+        if cgroup.is_none() && self.state.has_cgroup() {
+            return Err(Error::failed("check the health", "the container's cgroup is gone"));
+        }
         let failed = |errno| Error::os("check the health", errno);
         let (output, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(failed)?;
         rustix::io::ioctl_fionbio(&output, true).map_err(failed)?;

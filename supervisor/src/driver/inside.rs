@@ -16,10 +16,10 @@ impl Driver<'_> {
     /// Makes the process that the request of `ticket` wants.
     pub(super) fn exec(&mut self, ticket: Ticket) {
         let Some((exec, stdio, witness)) = self.execs.remove(&ticket) else { return };
-        let Some(cgroup) = &self.cgroup else {
-            let error = Error::failed(format!("container {}", self.state.id), "has no cgroup");
+        if self.cgroup.is_none() && self.state.has_cgroup() {
+            let error = Error::failed(format!("container {}", self.state.id), "its cgroup is gone");
             return self.answer(ticket, Reply::Refused(error));
-        };
+        }
         let Exec { args, env, cwd, user, terminal, .. } = *exec;
         let terminal = terminal.is_some();
         let command = args.join(" ");
@@ -27,7 +27,7 @@ impl Driver<'_> {
         let executed = move |pid| emit(&roots, &id, What::Exec { pid, command });
         let process = launch::Process { args, env, cwd, user, terminal, ..launch::Process::default() };
         let running = launch::plan_exec(self.spec, &process)
-            .and_then(|plan| launch::exec(plan, self.pidfd.as_fd(), cgroup, stdio, witness))
+            .and_then(|plan| launch::exec(plan, self.pidfd.as_fd(), self.cgroup.as_ref(), stdio, witness))
             .and_then(|execed| {
                 let ledger = &self.shared.ledger;
                 let starting = Some(ledger.answer());

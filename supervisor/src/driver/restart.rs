@@ -100,13 +100,13 @@ impl Driver<'_> {
         self.state = state;
         self.take_in(built).inspect_err(|_| {
             // Nobody would open its gate; once it is nobody's any more it is reaped like any orphan.
-            if let Err(error) = cgroup.kill() {
+            if let Some(Err(error)) = cgroup.as_ref().map(Cgroup::kill) {
                 tracing::warn!("{error}");
             }
             self.known.remove(self.state.init.take().map_or(0, |init| init.pid));
         })?;
-        self.oom = Oom::watch(&self.roots, &self.state.id, Some(&cgroup));
-        self.cgroup = Some(cgroup);
+        self.oom = Oom::watch(&self.roots, &self.state.id, cgroup.as_ref());
+        self.cgroup = cgroup;
         self.init_lives = true;
         self.tell(What::Restart { count: self.state.restarts.count });
         Ok(())

@@ -22,6 +22,24 @@ pub(crate) fn cgroup2_mount() -> &'static Path {
     })
 }
 
+/// Where the v1 hierarchy of a controller is mounted, which is named as in v2 or as in v1.
+pub(crate) fn v1_hierarchy(controller: &str) -> Option<PathBuf> {
+    let name = if controller == "io" { "blkio" } else { controller };
+    let mounts = fs::read_to_string("/proc/self/mounts").expect("read /proc/self/mounts");
+    mounts.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(' ').collect();
+        (fields[2] == "cgroup" && fields[3].split(',').any(|option| option == name)).then(|| fields[1].into())
+    })
+}
+
+/// The cgroups above all containers of these roots: in v2 and in every hierarchy of v1.
+fn tops(podrun: &Podrun) -> Vec<PathBuf> {
+    let own = podrun.cgroup();
+    let name = own.file_name().expect("a name");
+    let v1 = ["memory", "pids", "cpu", "cpuacct", "cpuset", "blkio"].into_iter().filter_map(v1_hierarchy);
+    v1.map(|top| top.join(name)).chain([own.clone()]).collect()
+}
+
 /// Every cgroup at and below `path`, the deepest first.
 fn tree(path: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(path) else { return Vec::new() };
@@ -82,8 +100,9 @@ fn left(podrun: &Podrun) -> Vec<String> {
         }
     }
     // The cgroup of all containers and the one of all shims may stay, empty.
-    let stays = [podrun.cgroup(), podrun.cgroup().join("_shims")];
-    let cgroups = tree(&podrun.cgroup()).into_iter().filter(|path| !stays.contains(path));
+    let tops = tops(podrun);
+    let stays = |path: &PathBuf| tops.contains(path) || *path == podrun.cgroup().join("_shims");
+    let cgroups = tops.iter().flat_map(|top| tree(top)).filter(|path| path.exists() && !stays(path));
     left.extend(cgroups.map(|path| format!("cgroup {}", path.display())));
     left.extend(mentions("/proc/self/mountinfo", podrun.dir()).iter().map(|line| format!("mount {line}")));
     left.extend(mentions("/proc/net/unix", podrun.dir()).iter().map(|line| format!("socket {line}")));
@@ -132,7 +151,7 @@ pub(crate) fn clear(podrun: &Podrun) {
             let _ = rustix::mount::unmount(place, rustix::mount::UnmountFlags::DETACH);
         }
     }
-    for cgroup in tree(&podrun.cgroup()) {
+    for cgroup in tops(podrun).iter().flat_map(|top| tree(top)) {
         let _ = fs::remove_dir(cgroup);
     }
 }

@@ -75,6 +75,11 @@ pub(crate) fn has_controllers<const N: usize>(names: [&str; N]) -> bool {
     names.iter().all(|name| text.split_whitespace().any(|has| has == *name))
 }
 
+/// Whether this host can set these limits, by their controllers' names in v2: as v2 or as v1.
+pub(crate) fn has_limits<const N: usize>(names: [&str; N]) -> bool {
+    names.into_iter().all(|name| has_controllers([name]) || leaks::v1_hierarchy(name).is_some())
+}
+
 /// How many of `full` rounds this run makes: `PODRUN_ROUNDS` is the factor, a twentieth by default.
 pub(crate) fn rounds(full: usize) -> usize {
     let factor = std::env::var("PODRUN_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(0.05);
@@ -241,6 +246,26 @@ impl Podrun {
     #[track_caller]
     pub(crate) fn shim_pid(&self, id: &str) -> i32 {
         number(&self.state(id)["shim"]["pid"])
+    }
+
+    /// A file of a container's cgroup in the hierarchy of a v1 controller, without its last newline; `None` where
+    /// there is none.
+    #[track_caller]
+    pub(crate) fn v1_file(&self, id: &str, file: &str) -> Option<String> {
+        let controller = file.split('.').next().expect("a name");
+        let path = self.state(id)["cgroupPath"].as_str().expect("a path").to_owned();
+        let below =
+            Path::new(&path).strip_prefix(leaks::cgroup2_mount()).expect("below the mount").to_owned();
+        let text = std::fs::read_to_string(leaks::v1_hierarchy(controller)?.join(below).join(file)).ok()?;
+        Some(text.trim_end().to_owned())
+    }
+
+    /// How many processes of a container the kernel has killed for want of memory, by its own count.
+    #[track_caller]
+    pub(crate) fn oom_kills(&self, id: &str) -> Option<u64> {
+        let text =
+            self.cgroup_file(id, "memory.events").or_else(|| self.v1_file(id, "memory.oom_control"))?;
+        text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok())
     }
 
     /// A file of a container's cgroup, without its last newline; `None` where the kernel has no such file.

@@ -1,0 +1,71 @@
+//! Who makes a container's cgroup, and what that means for its configuration.
+
+use std::path::PathBuf;
+
+use oci_spec::runtime::LinuxNamespaceType;
+
+use super::{Spec, bundle, limits};
+use crate::cgroup::limits::plan;
+use crate::cgroup::{self, v1::Bound};
+use crate::error::{Error, Result};
+use crate::paths::{ContainerId, Roots};
+
+/// `--cgroup-manager`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Manager {
+    /// podrun makes it, in the file system.
+    #[default]
+    Cgroupfs,
+    /// Nobody does: the container has none, so no limits, no pause, and no walls around devices but the
+    /// capabilities. Its processes end with the init of its pid namespace.
+    Disabled,
+}
+
+impl Manager {
+    /// Where the container's cgroup is; empty where it has none. An error where it cannot do without.
+    pub fn cgroup_path(self, roots: &Roots, id: &ContainerId, spec: &Spec) -> Result<PathBuf> {
+        match self {
+            Self::Cgroupfs => cgroup::container_path(roots, id, bundle::cgroups_path(spec)),
+            Self::Disabled => needs_none(spec).map(|()| PathBuf::new()),
+        }
+    }
+}
+
+fn needs_none(spec: &Spec) -> Result<()> {
+    let wrong = |why: &str, hint: &str| Err(Error::usage("--cgroup-manager disabled", why).hint(hint));
+    let limits = match limits::resources(spec) {
+        Some(resources) => plan(resources, &Bound::of_host()?)?,
+        None => Vec::new(),
+    };
+    if let Some(setting) = limits.first() {
+        return wrong(&format!("the limit {} needs a cgroup", setting.file), "leave the limits out");
+    }
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    let own_pids = |namespace: &oci_spec::runtime::LinuxNamespace| {
+        namespace.typ() == LinuxNamespaceType::Pid && namespace.path().is_none()
+    };
+    if !namespaces.into_iter().flatten().any(own_pids) {
+        let why = "without a pid namespace of its own nothing ends all of the container's processes";
+        return wrong(why, "leave --pid out, or give it a cgroup");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_container_without_a_cgroup_has_no_limit_and_a_pid_namespace() {
+        let check = |linux: serde_json::Value| {
+            needs_none(&serde_json::from_value(json!({"ociVersion": "1.0.2", "linux": linux})).unwrap())
+        };
+        let pid = json!([{"type": "pid"}]);
+        check(json!({"namespaces": pid, "resources": {"devices": [{"allow": false}]}})).unwrap();
+        assert!(check(json!({"namespaces": pid, "resources": {"pids": {"limit": 5}}})).is_err());
+        assert!(check(json!({"namespaces": [{"type": "pid", "path": "/proc/1/ns/pid"}]})).is_err());
+        assert!(check(json!({})).is_err());
+    }
+}

@@ -1,0 +1,77 @@
+//! Where a container's cgroup is, and a container that has none.
+
+use serde_json::json;
+
+use crate::harness::bundle::{Engine, config};
+use crate::harness::leaks::cgroup2_mount;
+use crate::harness::{Podrun, busybox, process};
+
+#[test]
+fn a_parent_of_ones_own_holds_the_container_and_nothing_of_podrun_is_left_in_it() {
+    let podrun = Podrun::new();
+    let name = podrun.cgroup().file_name().expect("a name").to_str().expect("UTF-8").to_owned();
+    let parent = format!("/parent-of-{name}");
+    let top = cgroup2_mount().join(&parent[1..]);
+    for created in [&["run", "-d"][..], &["create"]] {
+        let args = ["c", "--rootfs", &busybox(), "--cgroup-parent", &parent, "--", "sleep", "1000"];
+        podrun.cmd(created.iter().chain(&args)).prints("c\n");
+        let place = top.join(&name).join("ctr-c");
+        assert_eq!(podrun.state("c")["cgroupPath"], json!(place));
+        assert_eq!(process::cgroup(podrun.pid("c")), format!("{parent}/{name}/ctr-c"));
+        // A start of the same container is in the same place.
+        podrun.cmd(["restart", "c", "-t", "0"]).prints("c\n");
+        assert_eq!(process::cgroup(podrun.pid("c")), format!("{parent}/{name}/ctr-c"));
+        podrun.cmd(["delete", "-f", "c"]).prints("c\n");
+        assert!(top.exists() && !top.join(&name).exists());
+    }
+    std::fs::remove_dir(&top).expect("nothing is in it");
+    for wrong in ["", "/a/../b"] {
+        let args = ["run", "c", "--rootfs", &busybox(), "--cgroup-parent", wrong, "--", "true"];
+        podrun.cmd(args).fails(125, "--cgroup-parent");
+    }
+}
+
+#[test]
+fn without_a_cgroup_all_ends_with_init_and_what_needs_one_is_refused() {
+    let podrun = Podrun::new();
+    let disabled = ["--cgroup-manager", "disabled"];
+    let run = |args: &[&str]| podrun.cmd(disabled.iter().chain(args));
+    let script = "trap 'exit 4' TERM; sleep 1000 & echo ready; while :; do sleep 0.01; done";
+    run(&["run", "-d", "c", "--rootfs", &busybox(), "--", "sh", "-c", script]).prints("c\n");
+    podrun.says("c", "ready");
+    assert_eq!(podrun.state("c")["cgroupPath"], "");
+    assert!(!podrun.cgroup().join("ctr-c").exists());
+    podrun.cmd(["exec", "c", "sh", "-c", "echo in; exit 3"]).run().expect(3);
+    podrun.cmd(["exec", "-d", "c", "sleep", "1000"]).exits(0);
+    for refused in [
+        &["pause", "c"][..],
+        &["update", "c", "--pids-limit", "5"],
+        &["kill", "--all", "c", "USR1"],
+        &["ps", "c"],
+    ] {
+        podrun.cmd(refused).fails(1, "no cgroup");
+    }
+    podrun.cmd(["stop", "c"]).prints("c\n");
+    podrun.cmd(["wait", "c"]).prints("4\n");
+    // It stays one without, whoever starts it again.
+    podrun.cmd(["start", "c"]).prints("c\n");
+    assert!(!podrun.cgroup().join("ctr-c").exists());
+    podrun.cmd(["kill", "--all", "c", "KILL"]).exits(0);
+    podrun.cmd(["wait", "c"]).prints("137\n");
+    let limited = ["run", "d", "--rootfs", &busybox(), "--pids-limit", "5", "--", "true"];
+    run(&limited).fails(125, "the limit pids.max needs a cgroup");
+    let shared = ["run", "d", "--rootfs", &busybox(), "--pid", "host", "--", "true"];
+    run(&shared).fails(125, "without a pid namespace of its own");
+}
+
+#[test]
+fn an_engine_may_have_a_container_without_a_cgroup() {
+    let podrun = Podrun::new();
+    let script = r#"exec podrun --cgroup-manager disabled "$@""#;
+    let engine = Engine::create_by(&podrun, "c", &config(&busybox(), &["sleep", "1000"]), script);
+    podrun.cmd(["start", "c"]).exits(0);
+    assert!(!podrun.cgroup().join("ctr-c").exists());
+    podrun.cmd(["exec", "c", "echo", "in"]).prints("in\n");
+    podrun.cmd(["kill", "--all", "c", "KILL"]).exits(0);
+    assert_eq!(engine.wait().signal, Some(9));
+}
