@@ -189,9 +189,10 @@ impl ContainerPaths {
         self.dir.join("log")
     }
 
-    /// The log file that is written now.
-    pub fn log(&self) -> PathBuf {
-        self.log_dir().join("current.log")
+    /// The output that is shown where no log can be read back, in the volatile directory: there, and
+    /// written, once somebody has watched.
+    pub fn relay(&self) -> PathBuf {
+        self.run_dir.join("relay.log")
     }
 
     /// The batch of output on its way into the log, in the volatile directory.

@@ -7,7 +7,7 @@
 use podrun::client::{self, Client, Reached};
 use podrun::error::{Error, Result};
 use podrun::log::reader::{Reader, Selection};
-use podrun::paths::{ContainerId, ContainerPaths, Roots};
+use podrun::paths::{ContainerId, Roots};
 use podrun::protocol::{Reply, Request};
 use podrun::spec::Spec;
 use podrun::spec::settings::Settings;
@@ -17,7 +17,7 @@ use super::Outcome;
 use super::container::not_running;
 use super::detach::DetachKeys;
 use super::follow::{Follower, Left, OnClosedOutput};
-use super::logs::Readable;
+use super::logs::watched;
 use super::output::Output;
 use super::signals::Signals;
 use super::stdin::Stdin;
@@ -48,8 +48,9 @@ pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
         Reached::Shim(client) => client,
         Reached::Without(view) => return Err(not_running(what(), &view).into()),
     };
-    let spec = spec_of(&paths)?;
-    let log = Readable::of(&paths, &Settings::of(&spec)?.logging).ok_or_else(|| unreadable(what()))?;
+    // Deleted since.
+    let spec = publish::read_json(&paths.spec())?.ok_or_else(|| Error::no_such_container(id))?;
+    let log = watched(&paths, &Settings::of(&spec)?.logging)?;
     let selection = Selection { tail: Some(0), ..Selection::default() };
     let reader = Reader::open(&log.path, log.format, selection)?;
     let signals = Signals::register()?;
@@ -58,18 +59,6 @@ pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
         return Err(not_running(what(), &store::view(roots, id)?).into());
     };
     seated.stay(Before { roots, id, client, reader }, Tie::Guest)
-}
-
-/// That there is no log by way of which output could come.
-pub(super) fn unreadable(what: String) -> Error {
-    Error::failed(what, "its log cannot be read back, and output comes by way of it")
-        .hint("create the container with --log-driver k8s-file, json-file or raw, perhaps beside another one")
-}
-
-/// What the container is.
-fn spec_of(paths: &ContainerPaths) -> Result<Spec> {
-    let path = paths.spec();
-    publish::read_json(&path)?.ok_or_else(|| Error::failed(format!("read {}", path.display()), "it is gone"))
 }
 
 /// How a command sits before a container.

@@ -202,7 +202,8 @@ fn is_global(word: &str) -> bool {
 fn first_paragraph(message: &str) -> String {
     let message = message.strip_prefix("error: ").unwrap_or(message);
     let lines = message.lines().map(str::trim).take_while(|line| !line.is_empty());
-    lines.collect::<Vec<_>>().join(" ")
+    // What Rust says of a number that is none.
+    lines.collect::<Vec<_>>().join(" ").replace("invalid digit found in string", "not a number")
 }
 
 /// A closed stderr is no reason to fail otherwise.

@@ -111,6 +111,8 @@ struct Progressing {
     /// There is nothing left to read up to `seen`.
     exhausted: bool,
     past_until: bool,
+    /// That some output was missed; said once.
+    told_missed: bool,
     /// A signal that was meant for us.
     signalled: Option<i32>,
     /// The terminal was hung up: its run is over.
@@ -127,6 +129,7 @@ impl Follower<'_> {
             record: None,
             exhausted: false,
             past_until: false,
+            told_missed: false,
             signalled: None,
             hung_up: false,
         };
@@ -225,6 +228,9 @@ impl Follower<'_> {
     /// Takes one step of the log into the output.
     fn read(&mut self, state: &mut Progressing) -> Result<()> {
         let output = &mut self.output;
+        if self.reader.has_missed() && !std::mem::replace(&mut state.told_missed, true) {
+            output.push(Stream::Stderr, b"podrun: some output came too fast to be shown here\n");
+        }
         let progress = self.reader.read_some(Some(state.seen.offset), STEP, &mut |stream, bytes| {
             output.push(stream, bytes);
             Ok(())

@@ -1,5 +1,7 @@
 //! `podrun logs`: a container's output, as it was, and with `-f` as it comes.
 
+use std::os::unix::fs::OpenOptionsExt;
+
 use jiff::Timestamp;
 use podrun::client::{self, Reached};
 use podrun::error::{Error, Result};
@@ -114,6 +116,18 @@ impl Readable {
         let driver = logging.readable()?;
         Some(Self { path: paths.log_dir().join(driver.file()?), format: Format::of(driver)? })
     }
+}
+
+/// Where those who watch see the output, whatever its log is: where none can be read, in the relay,
+/// which is made for them.
+pub(super) fn watched(paths: &ContainerPaths, logging: &Logging) -> Result<Readable, Error> {
+    if let Some(readable) = Readable::of(paths, logging) {
+        return Ok(readable);
+    }
+    let path = paths.relay();
+    let made = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
+    made.map_err(|error| Error::io("create", &path, &error))?;
+    Ok(Readable { path, format: Format::K8sFile })
 }
 
 fn read_back(paths: &ContainerPaths, id: &ContainerId) -> Result<Readable> {

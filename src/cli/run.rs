@@ -4,19 +4,18 @@ use std::path::PathBuf;
 
 use podrun::client;
 use podrun::error::{Error, Result};
-use podrun::log::format::Format;
 use podrun::log::reader::{Reader, Selection};
 use podrun::paths::{ContainerId, Roots};
 use podrun::protocol::Request;
 use podrun::spec::manager::Manager;
 
-use super::attach::{Before, Seat, Tie, unreadable};
+use super::attach::{Before, Seat, Tie};
 use super::care::CareArgs;
 use super::container::{ContainerArgs, of_bundle};
 use super::create::{discard, publish_pid};
 use super::detach::DetachKeys;
 use super::limits::LimitArgs;
-use super::logs::Readable;
+use super::logs::watched;
 use super::signals::Signals;
 use super::walls::WallArgs;
 use super::{Outcome, out};
@@ -85,18 +84,15 @@ pub(super) fn run(roots: &Roots, mut args: Args, cgroups: Manager) -> Outcome {
             Some(seated.map_err(|error| discard(roots, &id, error))?)
         }
     };
-    // With --rm the file goes with the container: it is opened before that can happen.
-    let paths = roots.container(&id);
-    let (log, format) = match Readable::of(&paths, &compiled.settings.logging) {
-        Some(Readable { path, format }) => (path, format),
-        None if has_terminal && !args.detach => {
-            return Err(discard(roots, &id, unreadable(format!("run {id} on a terminal"))).into());
+    let watching = match seated {
+        None => None,
+        // With --rm the file goes with the container: it is opened before that can happen.
+        Some(seated) => {
+            let log = watched(&roots.container(&id), &compiled.settings.logging);
+            let reader = log.and_then(|log| Reader::open(&log.path, log.format, Selection::default()));
+            Some((seated, reader.map_err(|error| discard(roots, &id, error))?))
         }
-        // There is no such file, and never will be.
-        None => (paths.log(), Format::K8sFile),
     };
-    let reader =
-        Reader::open(&log, format, Selection::default()).map_err(|error| discard(roots, &id, error))?;
     match client.call(&Request::Start) {
         Ok(Some(_)) => {}
         // Its shim died, and the next one knows whether it came that far.
@@ -106,8 +102,10 @@ pub(super) fn run(roots: &Roots, mut args: Args, cgroups: Manager) -> Outcome {
             return Err(discard(roots, &id, error).into());
         }
     }
-    match seated {
-        Some(seated) => seated.stay(Before { roots, id: &id, client, reader }, Tie::Own { rm: args.rm }),
+    match watching {
+        Some((seated, reader)) => {
+            seated.stay(Before { roots, id: &id, client, reader }, Tie::Own { rm: args.rm })
+        }
         // Where it cannot be said, nobody would know the name of what runs.
         None => out::line(&id).map(|()| 0).map_err(|error| discard(roots, &id, error).into()),
     }

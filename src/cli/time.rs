@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
 
 /// The time that `text` means: RFC 3339, a Unix time, or an age such as `10m` before `now`.
 pub(super) fn parse(text: &str, now: Timestamp) -> Result<Timestamp, String> {
@@ -15,8 +15,8 @@ pub(super) fn parse(text: &str, now: Timestamp) -> Result<Timestamp, String> {
         Timestamp::new(whole.parse().ok()?, format!("{fraction:0<9}").parse().ok()?).ok()
     };
     let age = || {
-        let age: SignedDuration = text.parse().ok()?;
-        now.checked_sub(age).ok()
+        let age: Span = text.parse().ok()?;
+        now.checked_sub(age.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?).ok()
     };
     unix().or_else(|| text.parse().ok()).or_else(age).ok_or_else(|| {
         "not a time: RFC 3339 (2026-01-02T03:04:05Z), a Unix time, or an age such as 10m".to_owned()
@@ -58,6 +58,8 @@ mod tests {
         assert_eq!(time("2026-01-01T00:00:00.5+01:00"), "2025-12-31T23:00:00.5Z");
         assert_eq!(time("10m"), "2026-01-02T02:54:05Z");
         assert_eq!(time("1h30m"), "2026-01-02T01:34:05Z");
+        assert_eq!(time("1d"), "2026-01-01T03:04:05Z");
+        assert_eq!(time("1w"), "2025-12-26T03:04:05Z");
         assert_eq!(time("1700000000.25"), "2023-11-14T22:13:20.25Z");
         for wrong in ["", "x", ".", "10", "-", "2026-13-01T00:00:00Z"] {
             assert!(parse(wrong, now).is_err() || wrong == "10", "{wrong}");

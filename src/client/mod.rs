@@ -33,6 +33,7 @@ use crate::state::publish::{self, Durability};
 use crate::state::{ExitRecord, Mode, State, Status, store};
 use crate::sys::{self, spawn::Program};
 
+mod claim;
 mod connection;
 mod execution;
 mod prune;
@@ -63,9 +64,7 @@ pub fn create(roots: &Roots, id: &ContainerId, spec: &Spec, files: &[RootFile]) 
     // Before anything is written that would have to be undone.
     shim_program()?;
     let paths = roots.container(id);
-    let Some(lock) = Lock::try_take(&paths.lock)? else {
-        return Err(taken(&paths, id));
-    };
+    let lock = claim::claim(&paths, id)?;
     if let Err(error) = insert(roots, id, spec, files) {
         if !paths.dir.exists() {
             lock.remove(&paths.lock)?;
@@ -81,15 +80,6 @@ pub fn create(roots: &Roots, id: &ContainerId, spec: &Spec, files: &[RootFile]) 
             tracing::warn!("{error}");
         }
     })
-}
-
-fn taken(paths: &ContainerPaths, id: &ContainerId) -> Error {
-    if paths.dir.exists() {
-        Error::failed(format!("container {id}"), "already exists")
-            .hint(format!("choose another ID, or remove it first: `podrun delete -f {id}`"))
-    } else {
-        Error::failed(format!("container {id}"), "another podrun command is creating or deleting it")
-    }
 }
 
 /// Writes the files of a new container.

@@ -117,6 +117,7 @@ pub struct Reader {
     overlong: bool,
     past_until: bool,
     skipped: u64,
+    missed: bool,
 }
 
 impl Reader {
@@ -145,6 +146,7 @@ impl Reader {
             overlong: false,
             past_until: false,
             skipped: 0,
+            missed: false,
         })
     }
 
@@ -178,9 +180,7 @@ impl Reader {
         }
         if let Some(newest) = self.files.last() {
             let known = found.iter().position(|file| file.inode == newest.inode);
-            if known.is_none() {
-                tracing::warn!(log = %self.path.display(), "rotated away before it could be read");
-            }
+            self.missed |= known.is_none();
             found.drain(..known.map_or(0, |known| known + 1));
         }
         self.files.append(&mut found);
@@ -190,6 +190,11 @@ impl Reader {
     /// How many lines were passed over because they are no records.
     pub fn skipped(&self) -> u64 {
         self.skipped
+    }
+
+    /// Whether something was rotated away before it could be read.
+    pub fn has_missed(&self) -> bool {
+        self.missed
     }
 
     /// Gives `sink` every whole record from here up to byte `end` of the newest file, or to its

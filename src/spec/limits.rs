@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::cgroup::limits::{CPU_PERIOD, plan};
 use crate::cgroup::v1::Bound;
 use crate::error::{Error, Result};
+use crate::spec::size;
 
 /// The least memory that a container can begin in: bytes, as docker has it.
 const LEAST_MEMORY: i64 = 6 << 20;
@@ -127,32 +128,15 @@ impl Limits {
     }
 }
 
-/// A size in bytes: a number with b, k, m, g or t (powers of 1024) behind it, in either case, with
-/// or without another b or ib.
+/// A size in bytes that limits something.
 fn size(flag: &str, text: &str) -> Result<i64> {
-    let wrong = |why: &str| {
+    let bytes = match size::parse(text) {
+        Ok(0) => Err("is no limit"),
+        other => other,
+    };
+    bytes.map_err(|why| {
         Error::usage(format!("{flag} {text:?}"), why).hint("write a size such as 64m, 1g, or bytes")
-    };
-    let lower = text.to_ascii_lowercase();
-    let digits = lower.find(|c: char| !c.is_ascii_digit()).unwrap_or(lower.len());
-    let shift = match &lower[digits..] {
-        "" | "b" => 0,
-        "k" | "kb" | "kib" => 10,
-        "m" | "mb" | "mib" => 20,
-        "g" | "gb" | "gib" => 30,
-        "t" | "tb" | "tib" => 40,
-        _ => return Err(wrong("is not a size")),
-    };
-    let number: i64 = match lower[..digits].parse() {
-        Ok(number) => number,
-        Err(_) if digits == 0 => return Err(wrong("is not a size")),
-        Err(_) => return Err(wrong("is too large")),
-    };
-    match number.checked_mul(1 << shift) {
-        Some(0) => Err(wrong("is no limit")),
-        Some(bytes) => Ok(bytes),
-        None => Err(wrong("is too large")),
-    }
+    })
 }
 
 /// A size, or -1: no limit.

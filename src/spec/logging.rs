@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
+use crate::spec::size;
 
 /// The most drivers a container may have at once.
 pub const MAX_DRIVERS: usize = 2;
@@ -138,7 +139,8 @@ impl Logging {
         };
         match option.split_once('=') {
             Some(("max-size", value)) => {
-                let size = size(value).ok_or_else(|| wrong("is not a size such as 10m".to_owned()))?;
+                let size = size::parse(value).map_err(|why| wrong(why.to_owned()))?;
+                let size = u64::try_from(size).unwrap_or(0);
                 if size < MIN_SIZE {
                     return Err(wrong(format!("is less than {}k", MIN_SIZE >> 10)));
                 }
@@ -172,24 +174,18 @@ impl Logging {
         (!options.is_empty()).then(|| options.join(","))
     }
 
+    /// The relay, through which those who watch see what no log shows them: it holds so much, and what
+    /// is too slow for it misses some.
+    pub fn relay() -> Self {
+        Self { max_size: Some(1 << 20), max_files: 8, on_full: OnFull::Drop, ..Self::default() }
+    }
+
     /// The driver whose file `podrun logs` reads.
     pub fn readable(&self) -> Option<Driver> {
         [Driver::K8sFile, Driver::JsonFile, Driver::Raw]
             .into_iter()
             .find(|driver| self.drivers.contains(driver))
     }
-}
-
-/// A number of bytes with an optional `k`, `m` or `g`, each 1024 times the last.
-fn size(text: &str) -> Option<u64> {
-    let text = text.strip_suffix(['b', 'B']).filter(|rest| !rest.is_empty()).unwrap_or(text);
-    let (digits, shift) = match text.chars().last()?.to_ascii_lowercase() {
-        'k' => (&text[..text.len() - 1], 10),
-        'm' => (&text[..text.len() - 1], 20),
-        'g' => (&text[..text.len() - 1], 30),
-        _ => (text, 0),
-    };
-    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
 #[cfg(test)]
@@ -223,7 +219,7 @@ pub(crate) mod tests {
 
     pub(crate) fn any_logging() -> impl Strategy<Value = Logging> {
         let drivers = prop::sample::subsequence(Driver::ALL[..4].to_vec(), 1..=2);
-        (drivers, prop::option::of(MIN_SIZE..), 1..1000u32, any::<bool>()).prop_map(
+        (drivers, prop::option::of(MIN_SIZE..=i64::MAX.cast_unsigned()), 1..1000u32, any::<bool>()).prop_map(
             |(drivers, max_size, max_files, drop)| Logging {
                 drivers,
                 max_size,

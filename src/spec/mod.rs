@@ -26,6 +26,7 @@ pub mod restart;
 pub mod rootfiles;
 pub mod settings;
 pub mod signal;
+mod size;
 pub mod terminal;
 mod unsupported;
 pub mod validate;

@@ -69,6 +69,48 @@ fn none_logs_nothing_and_holds_nobody_up() {
 }
 
 #[test]
+fn who_watches_sees_what_no_log_keeps() {
+    let podrun = Podrun::new();
+    let script = "echo out; echo err >&2; printf end; exit 3";
+    for driver in ["none", "journald"] {
+        let args = ["run", driver, "--rootfs", &busybox(), "--log-driver", driver, "--", "sh", "-c", script];
+        let output = podrun.cmd(args).run();
+        let got = (output.out(), output.err(), output.code);
+        assert_eq!(got, ("out\nend".to_owned(), "err\n".to_owned(), Some(3)), "{output}");
+        podrun.cmd(["logs", driver]).fails(1, "log driver is");
+    }
+    let terminal =
+        ["run", "--rm", "-t", "--rootfs", &busybox(), "--log-driver", "none", "--", "sh", "-c", script];
+    let output = podrun.cmd(terminal).run();
+    assert_eq!((output.out().as_str(), output.code), ("out\r\nerr\r\nend", Some(3)), "{output}");
+    // One that nobody watched until now.
+    let script = "while read word; do echo got $word; done";
+    let args = ["run", "-di", "c", "--rootfs", &busybox(), "--log-driver", "none", "--", "sh", "-c", script];
+    podrun.cmd(args).prints("c\n");
+    let relay = podrun.run_root().join("c/relay.log");
+    assert!(!relay.exists(), "nobody watches");
+    for word in ["one", "two"] {
+        let mut attached = podrun.cmd(["attach", "c"]).open_stdin().spawn();
+        attached.write(format!("{word}\n").as_bytes());
+        assert_eq!(attached.line().as_deref(), Some(format!("got {word}").as_str()));
+        attached.kill();
+    }
+}
+
+#[test]
+fn who_watches_too_slowly_misses_some_and_is_told() {
+    let podrun = Podrun::new();
+    let script = r#"podrun run c --log-driver none --rootfs "$BUSYBOX" -- sh -c 'seq 1 1000000; echo end' |
+        { until podrun wait c; do :; done >/dev/null 2>&1; tail -n 1; }"#;
+    let output = podrun.sh(script).run();
+    assert_eq!((output.out().as_str(), output.code), ("end\n", Some(0)), "{output}");
+    assert_eq!(output.err().matches("came too fast").count(), 1, "{output}");
+    let relay = std::fs::read_dir(podrun.run_root().join("c")).unwrap().flatten();
+    let held: u64 = relay.map(|entry| entry.metadata().map_or(0, |found| found.len())).sum();
+    assert!(held <= 9 << 20, "{held} bytes are held");
+}
+
+#[test]
 fn two_drivers_get_the_same() {
     let podrun = Podrun::new();
     let options = ["--log-driver", "json-file", "--log-driver", "k8s-file"];

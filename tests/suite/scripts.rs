@@ -142,3 +142,14 @@ fn the_whole_log_may_be_asked_for_by_name() {
     }
     podrun.cmd(["logs", "c", "--tail", "x"]).fails(2, "not a number of lines");
 }
+
+#[test]
+fn an_id_is_free_again_once_its_container_was_waited_for() {
+    let podrun = Podrun::new();
+    let script = r#"for i in $(seq 20); do
+            podrun run -d --rm c --rootfs "$BUSYBOX" -- true >/dev/null
+            podrun wait c >/dev/null 2>&1 || :
+        done"#;
+    podrun.sh(script).prints("");
+    podrun.settle();
+}

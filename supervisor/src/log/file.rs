@@ -51,6 +51,16 @@ impl LogFile {
         }
     }
 
+    /// Whether somebody has made it.
+    pub(super) fn exists(&self) -> bool {
+        self.path.exists()
+    }
+
+    /// How long it is now.
+    pub(super) fn length(&self) -> u64 {
+        fs::metadata(&self.path).map_or(0, |found| found.len())
+    }
+
     fn place(&self, journal: &Journal) -> Place {
         journal.slot().places[self.index]
     }

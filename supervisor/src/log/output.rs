@@ -6,7 +6,7 @@ use podrun::log::format::Format;
 use podrun::log::line::{self, Stream};
 use podrun::paths::ContainerPaths;
 use podrun::protocol::LogPosition;
-use podrun::spec::logging::{Driver, Logging};
+use podrun::spec::logging::{Driver, Logging, OnFull};
 
 use super::file::{self, LogFile};
 use super::journal::{Dropped, Journal, Slot};
@@ -23,6 +23,8 @@ pub(super) enum Output {
     File(LogFile),
     /// The host's journal.
     Journald(Journald),
+    /// The file for those who watch, where they have no other: nobody's, until one of them makes it.
+    Relay(LogFile),
 }
 
 /// Those that `logging` asks for; each has the journal's place of its index.
@@ -34,7 +36,12 @@ pub(super) fn all(logging: &Logging, paths: &ContainerPaths) -> Vec<Output> {
         let (format, name) = (Format::of(*driver)?, driver.file()?);
         Some(Output::File(LogFile::new(format, &paths.log_dir().join(name), logging, index)))
     };
-    logging.drivers.iter().enumerate().filter_map(one).collect()
+    let mut outputs: Vec<_> = logging.drivers.iter().enumerate().filter_map(one).collect();
+    if logging.readable().is_none() {
+        let file = LogFile::new(Format::K8sFile, &paths.relay(), &Logging::relay(), outputs.len());
+        outputs.push(Output::Relay(file));
+    }
+    outputs
 }
 
 fn id(paths: &ContainerPaths) -> String {
@@ -50,20 +57,41 @@ pub(crate) fn create_files(logging: &Logging, paths: &ContainerPaths) -> Result<
     Ok(())
 }
 
-/// The index of the output that is read back.
-pub(super) fn followed(logging: &Logging) -> Option<usize> {
-    let readable = logging.readable()?;
-    logging.drivers.iter().position(|driver| *driver == readable)
+/// The index of the output that is read back, or at least watched.
+pub(super) fn followed(outputs: &[Output], logging: &Logging) -> Option<usize> {
+    match logging.readable() {
+        Some(readable) => logging.drivers.iter().position(|driver| *driver == readable),
+        None => outputs.iter().position(|output| matches!(output, Output::Relay(_))),
+    }
 }
 
 impl Output {
+    /// What becomes of output that cannot be written, where the settings say `on_full`.
+    pub(super) fn on_full(&self, on_full: OnFull) -> OnFull {
+        // Watching never slows the container.
+        if matches!(self, Self::Relay(_)) { OnFull::Drop } else { on_full }
+    }
+
+    /// Where it begins to write, when the journal knows nothing of it.
+    pub(super) fn length(&self) -> u64 {
+        match self {
+            Self::File(file) | Self::Relay(file) => file.length(),
+            Self::Journald(_) => 0,
+        }
+    }
+
     /// Fills `records` with what the batch is for this output, the markers of what was dropped before
     /// it first.
     pub(super) fn records(&self, slot: &Slot, index: usize, batch: &[u8], records: &mut BytesMut) {
         records.clear();
+        if matches!(self, Self::Relay(file) if !file.exists()) {
+            return;
+        }
         self.markers(slot, index, records);
         match self {
-            Self::File(file) => file.format.format(&stamp(slot), slot.stream(), batch, records),
+            Self::File(file) | Self::Relay(file) => {
+                file.format.format(&stamp(slot), slot.stream(), batch, records)
+            }
             Self::Journald(journald) => journald.format(slot.stream(), batch, records),
         }
     }
@@ -74,7 +102,7 @@ impl Output {
                 continue;
             }
             match self {
-                Self::File(file) => {
+                Self::File(file) | Self::Relay(file) => {
                     file.format.marker(&stamp(slot), stream, dropped.bytes, dropped.lines, WHY, out);
                 }
                 Self::Journald(journald) => {
@@ -98,7 +126,7 @@ impl Output {
     /// How many bytes of `batch` its first `records` hold.
     pub(super) fn covered(&self, batch: &[u8], records: &[u8]) -> usize {
         match self {
-            Self::File(file) => file.format.covered(batch, records),
+            Self::File(file) | Self::Relay(file) => file.format.covered(batch, records),
             Self::Journald(_) => line::covered(batch, Journald::count(records)),
         }
     }
@@ -106,7 +134,9 @@ impl Output {
     /// Brings the records out; after an error to be called again.
     pub(super) fn write(&mut self, journal: &mut Journal, records: &[u8]) -> Result<()> {
         match self {
-            Self::File(file) => file.write(journal, records),
+            // Writing would make it.
+            Self::Relay(_) if records.is_empty() => Ok(()),
+            Self::File(file) | Self::Relay(file) => file.write(journal, records),
             Self::Journald(journald) => journald.write(journal, records),
         }
     }
@@ -114,7 +144,7 @@ impl Output {
     /// How many bytes of the records are out for good, and where that is; the others never will be.
     pub(super) fn give_up(&mut self, journal: &Journal, records: &[u8]) -> (usize, LogPosition) {
         match self {
-            Self::File(file) => file.give_up(journal, records),
+            Self::File(file) | Self::Relay(file) => file.give_up(journal, records),
             Self::Journald(journald) => journald.give_up(journal),
         }
     }
@@ -122,7 +152,7 @@ impl Output {
     /// Where the last whole record ends.
     pub(super) fn position(&self, journal: &Journal, records: &[u8]) -> LogPosition {
         match self {
-            Self::File(file) => file.position(journal, records),
+            Self::File(file) | Self::Relay(file) => file.position(journal, records),
             Self::Journald(_) => LogPosition::default(),
         }
     }

@@ -17,7 +17,7 @@ use podrun::error::{Error, Result};
 use podrun::log::line::Stream;
 use podrun::paths::ContainerPaths;
 use podrun::protocol::LogPosition;
-use podrun::spec::logging::{Driver, Logging};
+use podrun::spec::logging::Logging;
 use podrun::state::Ending;
 use podrun::sys::clone::Clone3;
 use tokio::io::unix::AsyncFd;
@@ -339,13 +339,12 @@ impl Worker {
 
 /// Where the log's end is, while no worker writes it.
 fn position(paths: &ContainerPaths, logging: &Logging) -> LogPosition {
-    let Some(index) = output::followed(logging) else { return LogPosition::default() };
+    let outputs = output::all(logging, paths);
+    let Some(index) = output::followed(&outputs, logging) else { return LogPosition::default() };
     let slot = journal::glance(&paths.log_journal());
     let place = slot.places[index];
     if slot.phase != Phase::Idle {
         return place.position;
     }
-    let name = logging.drivers.get(index).copied().and_then(Driver::file).unwrap_or_default();
-    let length = std::fs::metadata(paths.log_dir().join(name)).map_or(0, |found| found.len());
-    LogPosition { rotation: place.position.rotation, offset: length }
+    LogPosition { rotation: place.position.rotation, offset: outputs[index].length() }
 }

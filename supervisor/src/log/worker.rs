@@ -102,7 +102,7 @@ impl<'a> Worker<'a> {
                 .collect(),
             peek: Peek::new()?,
             journal: Journal::open(&task.paths.log_journal())?,
-            followed: output::followed(task.logging),
+            followed: output::followed(&outputs, task.logging),
             on_full: task.logging.on_full,
             asked: None,
             deadline: None,
@@ -200,8 +200,9 @@ impl<'a> Worker<'a> {
     }
 
     fn write_to(&mut self, index: usize) -> bool {
+        let on_full = self.outputs[index].on_full(self.on_full);
         loop {
-            if self.on_full == OnFull::Drop && self.retry[index].is_some_and(|(at, _)| Instant::now() < at) {
+            if on_full == OnFull::Drop && self.retry[index].is_some_and(|(at, _)| Instant::now() < at) {
                 self.give_up(index);
                 return false;
             }
@@ -217,7 +218,7 @@ impl<'a> Worker<'a> {
                 }
             };
             self.retry[index] = Some((Instant::now() + pause, pause));
-            match (self.on_full, self.deadline) {
+            match (on_full, self.deadline) {
                 (OnFull::Block, None) => self.pause(index, pause),
                 (OnFull::Block, Some(deadline)) if Instant::now() < deadline => {
                     std::thread::sleep(pause.min(LAST / 10));

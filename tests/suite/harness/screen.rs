@@ -65,6 +65,7 @@ impl Screen {
         let slave = ioctl_tiocgptpeer(&master, flags).expect("the other end of a pty");
         let master = File::from(master);
         tcsetwinsize(&master, size(40, 100)).expect("set the size of a terminal");
+        let before = settings(&slave);
         let end = || Stdio::from(slave.try_clone().expect("a second descriptor"));
         // A session of its own, controlled by this terminal.
         let child = Command::new("setsid")
@@ -79,7 +80,6 @@ impl Screen {
             .spawn()
             .expect("run podrun on a terminal");
         let pidfd = Pidfd::open(child.id().cast_signed()).expect("a child has a pidfd");
-        let before = settings(&slave);
         let what = format!("podrun {}", args.join(" "));
         Self { master, slave, child, pidfd, chunks: None, shown: Vec::new(), seen: 0, before, what }
     }
