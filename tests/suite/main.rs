@@ -7,6 +7,7 @@ mod adopt;
 mod attacks;
 mod bad_input;
 mod cgroups;
+mod calls;
 mod clients;
 mod doctor;
 mod events;

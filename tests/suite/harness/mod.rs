@@ -20,6 +20,7 @@ pub(crate) mod command;
 pub(crate) mod leaks;
 pub(crate) mod process;
 pub(crate) mod screen;
+pub(crate) mod tracer;
 
 pub(crate) use command::{Cmd, Output, Running, hang_limit};
 
