@@ -6,8 +6,8 @@
 mod adopt;
 mod attacks;
 mod bad_input;
-mod cgroups;
 mod calls;
+mod cgroups;
 mod clients;
 mod doctor;
 mod events;
