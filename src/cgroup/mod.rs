@@ -156,7 +156,7 @@ impl Cgroup {
     pub fn oom_kills(&self) -> Option<u64> {
         let text = self.read("memory.events").ok();
         let text = text.or_else(|| self.leg("memory")?.read("memory.oom_control").ok())?;
-        field(&text, "oom_kill")
+        Some(oom_kills(text.as_bytes()))
     }
 
     /// `memory.events`: poll it as [`events`](Self::events); `None` without the memory controller.
