@@ -245,7 +245,7 @@ impl Cgroup {
         settings.iter().try_for_each(|setting| self.apply_one(setting))
     }
 
-    fn apply_one(&self, setting: &Setting) -> Result<()> {
+    pub(super) fn apply_one(&self, setting: &Setting) -> Result<()> {
         let Setting { file, value, otherwise } = setting;
         let refused = |error: Error| {
             let hint = match error.errno() {

@@ -5,7 +5,7 @@
 //!  <mount>/podrun/_shims     every shim, outside those limits and outside the caller's cgroup
 //! ```
 //!
-//! [`limits`] says which files hold what OCI asks for, `controllers` has them, `devices` is the
+//! [`limits`] says which files hold what OCI asks for, `change` puts others in their place, `controllers` has them, `devices` is the
 //! one limit that is no file, `freeze` stops everything, [`usage`] reads, `remove` ends it.
 //!
 //! Nothing here starts a process: a container is *born* in its cgroup (CLONE_INTO_CGROUP), because
@@ -28,6 +28,7 @@ use rustix::io::Errno;
 use crate::error::{Error, Result};
 use crate::paths::{ContainerId, Roots};
 
+mod change;
 mod controllers;
 mod devices;
 mod freeze;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use jiff::Timestamp;
-use podrun::error::Error;
+use podrun::error::{Error, escaped};
 
 use super::{LogFormat, NAMES};
 
@@ -42,7 +42,7 @@ pub(super) fn report(errors: &[Error], sink: &Sink, launches: bool) -> ExitCode 
     for error in errors {
         text.push_str(&format!("podrun: {error}\n"));
         if let Some(hint) = &error.hint {
-            text.push_str(&format!("hint: {hint}\n"));
+            text.push_str(&format!("hint: {}\n", escaped(hint)));
         }
     }
     eprint(&text);

@@ -30,6 +30,7 @@ use super::{Stdio, command, gate};
 use crate::cgroup::Cgroup;
 use crate::error::{Error, Kind, Result};
 use crate::spec::settings::Settings;
+use crate::spec::walls;
 use crate::sys::mount::{MountAttr, RDONLY};
 use crate::sys::{Clone3, Cloned, clone, fd, mount_setattr};
 
@@ -48,6 +49,9 @@ pub struct Process {
     pub user: Option<String>,
     /// Capabilities beyond its own.
     pub capabilities: Vec<Capability>,
+    /// Every capability, and neither filter nor AppArmor profile. The container's namespaces, mounts and
+    /// devices stay what they are.
+    pub privileged: bool,
     /// It has a terminal, and so needs a TERM.
     pub terminal: bool,
 }
@@ -80,7 +84,10 @@ impl Process {
             named.set_username(Some(user.clone())).set_umask(umask);
             process.set_user(named);
         }
-        if !self.capabilities.is_empty() {
+        if self.privileged {
+            process.set_capabilities(Some(walls::every_capability()));
+            process.set_no_new_privileges(Some(false)).set_apparmor_profile(None);
+        } else if !self.capabilities.is_empty() {
             let mut sets = process.capabilities().clone().unwrap_or_default();
             let more =
                 |set: &Option<_>| Some(set.iter().flatten().chain(&self.capabilities).copied().collect());
@@ -132,8 +139,12 @@ pub fn plan_exec(spec: &Spec, wanted: &Process) -> Result<ExecPlan> {
     let process = wanted.complete(spec)?;
     let owned = Namespaces::of(spec)?.owned;
     let pid = Namespaces::flag(LinuxNamespaceType::Pid);
+    let mut process = ProcessPlan::of(&process, spec, &Settings::of(spec)?)?;
+    if wanted.privileged {
+        process.wanted_filter = None;
+    }
     Ok(ExecPlan {
-        process: ProcessPlan::of(&process, spec, &Settings::of(spec)?)?,
+        process,
         pid: owned & pid != 0,
         userns: Maps::of(spec),
         join: ThreadNameSpaceType::from_bits_retain(owned & !pid),

@@ -442,9 +442,9 @@ impl Driver<'_> {
             let error = Error::failed(format!("container {}", self.state.id), "has no cgroup");
             return self.answer(ticket, Reply::Refused(error));
         };
-        let Exec { args, env, cwd, user, terminal, .. } = *exec;
+        let Exec { args, env, cwd, user, terminal, privileged, .. } = *exec;
         let terminal = terminal.is_some();
-        let process = launch::Process { args, env, cwd, user, terminal, ..launch::Process::default() };
+        let process = launch::Process { args, env, cwd, user, terminal, privileged, ..Default::default() };
         let running = launch::plan_exec(self.spec, &process)
             .and_then(|plan| launch::exec(plan, self.pidfd.as_fd(), cgroup, stdio, witness))
             .and_then(|execed| exec::watch(execed, &self.shared.ledger, &self.known));
