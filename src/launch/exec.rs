@@ -17,7 +17,6 @@ use oci_spec::runtime::{Capability, LinuxNamespaceType, Process as OciProcess, S
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use super::child::{assert_single_threaded, execute, take_stdio, take_terminal};
@@ -26,7 +25,7 @@ use super::mounts::copy_tree;
 use super::plan::Namespaces;
 use super::scheduling::Cpus;
 use super::userns::{self, Maps};
-use super::{Stdio, command, gate};
+use super::{Stdio, command, gate, usher};
 use crate::cgroup::Cgroup;
 use crate::error::{Error, Kind, Result};
 use crate::spec::settings::Settings;
@@ -197,25 +196,13 @@ struct Usher<'a> {
 /// Makes the child by way of an usher, who is gone when this returns. Both are quick: nothing that the
 /// container decides can hold them up.
 fn usher(child: &Child<'_>, clone: &Clone3<'_>) -> Result<Cloned> {
-    let flags = rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK;
-    let (answer, theirs) = rustix::pipe::pipe_with(flags).map_err(|errno| Error::os("make a pipe", errno))?;
+    let (answer, theirs) = usher::channel()?;
     let mut keep = clone.keep.to_vec();
     keep.extend(clone.cgroup);
     keep.push(theirs.as_fd());
     let usher = Usher { child, clone, answer: &theirs };
     let made = Clone3 { namespaces: 0, cgroup: None, keep: &keep }.spawn(&usher, show_in);
-    let made = made.map_err(|error| clone_error(&error))?;
-    // Its end, and not the end of file: the child has a copy of the pipe until it runs.
-    rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(made.pidfd.as_fd()), WaitIdOptions::EXITED))
-        .map_err(|errno| Error::os("wait for a process", errno))?;
-    let mut text = [0; 4096];
-    let length = rustix::io::read(&answer, &mut text).unwrap_or(0);
-    let pid: Result<i32> = serde_json::from_slice(&text[..length])
-        .unwrap_or_else(|_| Err(Error::failed("exec", "the process that joins the container died")));
-    let pid = pid?;
-    // Nobody but this process can reap it: the number is still its own.
-    let pidfd = Pid::from_raw(pid).ok_or(Errno::SRCH).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()));
-    Ok(Cloned { pid, pidfd: pidfd.map_err(|errno| Error::os("open a process", errno))? })
+    usher::outcome(&made.map_err(|error| clone_error(&error))?, &answer, "exec")
 }
 
 /// The namespaces that the child itself joins: cloning into a cgroup is a matter of where the cloning process
@@ -245,10 +232,7 @@ fn show_in(usher: &Usher<'_>) -> ! {
         let clone = Clone3 { cgroup: cgroup.as_ref().map(AsFd::as_fd), ..*usher.clone };
         clone.spawn_sibling(child, main).map_err(|error| clone_error(&error))
     });
-    let answer = serde_json::to_vec(&made.map(|made| made.pid)).unwrap_or_default();
-    // Less than a pipe holds, and whole or not at all.
-    let _ = rustix::io::write(usher.answer, &answer[..answer.len().min(4096)]);
-    clone::exit(0)
+    usher::answer(usher.answer, made)
 }
 
 /// A read-only mount of its own of the directory `cgroup`, whose root it is.

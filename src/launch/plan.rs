@@ -170,8 +170,9 @@ impl Namespaces {
         if namespaces.new & u64::from(Self::flag(LinuxNamespaceType::Mount)) == 0 {
             return Err(Error::usage("linux.namespaces", "has no new mount namespace"));
         }
-        if let Some((kind, path)) =
-            namespaces.joined.first().filter(|_| namespaces.is_new(LinuxNamespaceType::User))
+        let cgroup = |joined: &&(LinuxNamespaceType, PathBuf)| joined.0 == LinuxNamespaceType::Cgroup;
+        if let Some((kind, path)) = namespaces.joined.iter().find(cgroup)
+            && namespaces.is_new(LinuxNamespaceType::User)
         {
             let what = format!("joining the {kind} namespace {} from a new user namespace", path.display());
             return Err(unsupported(what));
