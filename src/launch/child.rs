@@ -294,15 +294,27 @@ pub(super) fn execute(process: &ProcessPlan, file: &CString, proc: Option<&Owned
     {
         return error;
     }
-    if let Err(error) = fd::only_stdio_survives_exec(process.preserved) {
-        return Error::io("close descriptors of", "podrun", &error);
+    if let Err(error) = close_all(process) {
+        return error;
     }
-    signal::reset();
     if let Some(filter) = &process.filter
         && let Err(error) = filter.load()
     {
         return error;
     }
+    become_command(process, file)
+}
+
+/// Nothing but what the command gets survives its `execve`, and no signal means anything special.
+pub(super) fn close_all(process: &ProcessPlan) -> Result<()> {
+    fd::only_stdio_survives_exec(process.preserved)
+        .map_err(|error| Error::io("close descriptors of", "podrun", &error))?;
+    signal::reset();
+    Ok(())
+}
+
+/// The last step: comes back only with the reason why not.
+pub(super) fn become_command(process: &ProcessPlan, file: &CString) -> Error {
     let Err(errno) = nix::unistd::execve(file, &process.args, &process.env);
     command::exec_failed(file, rustix::io::Errno::from_raw_os_error(errno as i32))
 }

@@ -9,7 +9,11 @@
 //! All namespaces are joined by calls on init's pidfd, so that no other process's can be meant. A pid
 //! namespace is entered by children only: whoever made its child there directly would show it to the
 //! container while it still has the host's root and everything the shim has open, and CAP_SYS_PTRACE
-//! inside would be enough to take both (CVE-2016-9962). So an usher goes first, whom nobody inside can see.
+//! inside would be enough to take both (CVE-2016-9962). So an usher goes first, whom nobody inside can see;
+//! and where somebody inside may have CAP_SYS_PTRACE, it leaves nothing to the child but to execute: see
+//! `unseen`.
+
+mod unseen;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -17,10 +21,10 @@ use oci_spec::runtime::{Capability, LinuxNamespaceType, Process as OciProcess, S
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
+use rustix::thread::{CapabilitySet, ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use super::child::{assert_single_threaded, execute, take_stdio, take_terminal};
-use super::credentials::{self, ProcessPlan};
+use super::credentials::{self, CapabilityPlan, ProcessPlan};
 use super::mounts::copy_tree;
 use super::plan::Namespaces;
 use super::scheduling::Cpus;
@@ -110,6 +114,8 @@ pub struct ExecPlan {
     /// The other namespaces it does not share with the host.
     join: ThreadNameSpaceType,
     preserved: Vec<OwnedFd>,
+    /// It must not be seen before it is what it will be.
+    unseen: bool,
 }
 
 impl ExecPlan {
@@ -142,7 +148,16 @@ pub fn plan_exec(spec: &Spec, wanted: &Process) -> Result<ExecPlan> {
     if wanted.privileged {
         process.wanted_filter = None;
     }
+    let theirs = spec.process().as_ref().and_then(|process| process.capabilities().as_ref());
+    let theirs = theirs.map(CapabilityPlan::of).map(|plan| plan.bounding);
     Ok(ExecPlan {
+        // Who has CAP_SYS_ADMIN as well gains nothing by tracing; a user namespace's capabilities are none over
+        // a process that was not executed in it.
+        unseen: owned & pid != 0
+            && owned & Namespaces::flag(LinuxNamespaceType::User) == 0
+            && theirs.is_some_and(|theirs| {
+                theirs.contains(CapabilitySet::SYS_PTRACE) && !theirs.contains(CapabilitySet::SYS_ADMIN)
+            }),
         process,
         pid: owned & pid != 0,
         userns: Maps::of(spec),
@@ -201,7 +216,10 @@ fn usher(child: &Child<'_>, clone: &Clone3<'_>) -> Result<Cloned> {
     keep.extend(clone.cgroup);
     keep.push(theirs.as_fd());
     let usher = Usher { child, clone, answer: &theirs };
-    let made = Clone3 { namespaces: 0, cgroup: None, keep: &keep }.spawn(&usher, show_in);
+    let made = match child.plan.unseen {
+        true => Clone3 { namespaces: 0, cgroup: clone.cgroup, keep: &keep }.spawn(&usher, unseen::prepare),
+        false => Clone3 { namespaces: 0, cgroup: None, keep: &keep }.spawn(&usher, show_in),
+    };
     usher::outcome(&made.map_err(|error| clone_error(&error))?, &answer, "exec")
 }
 
@@ -232,7 +250,7 @@ fn show_in(usher: &Usher<'_>) -> ! {
         let clone = Clone3 { cgroup: cgroup.as_ref().map(AsFd::as_fd), ..*usher.clone };
         clone.spawn_sibling(child, main).map_err(|error| clone_error(&error))
     });
-    usher::answer(usher.answer, made)
+    usher::answer(usher.answer, made.map(|made| made.pid))
 }
 
 /// A read-only mount of its own of the directory `cgroup`, whose root it is.
@@ -268,11 +286,18 @@ fn not_running() -> Error {
     Error::new(Kind::WrongState, "exec", "container not running")
 }
 
-fn main(child: &Child<'_>) -> ! {
-    if let Some(witness) = &child.witness {
-        // Nobody may be there to see it any more.
-        let _ = rustix::net::send(witness, b"I", rustix::net::SendFlags::NOSIGNAL);
+impl Child<'_> {
+    /// Tells that there is one.
+    fn tell_witness(&self) {
+        if let Some(witness) = &self.witness {
+            // Nobody may be there to see it any more.
+            let _ = rustix::net::send(witness, b"I", rustix::net::SendFlags::NOSIGNAL);
+        }
     }
+}
+
+fn main(child: &Child<'_>) -> ! {
+    child.tell_witness();
     let error = match join(child) {
         Ok(error) | Err(error) => error,
     };

@@ -157,7 +157,7 @@ fn build<T>(builder: &Builder<'_, T>) -> ! {
         .and_then(|()| sources::stage(builder.plan, builder.maps, builder.namespace.as_fd()))
         .and_then(|()| {
             let made = builder.clone.spawn_sibling(builder.argument, builder.main);
-            made.map_err(|error| Error::io("start", "init", &error))
+            made.map(|made| made.pid).map_err(|error| Error::io("start", "init", &error))
         });
     usher::answer(&builder.answer, made)
 }
