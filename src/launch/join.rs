@@ -30,27 +30,21 @@ pub(super) fn others(plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// From now on this process's children are born in the pid namespace that `path` stands for.
-pub(super) fn pid_for_children(path: &Path) -> Result<()> {
-    let failed = |errno| Error::at("join the pid namespace", path, errno);
-    let theirs = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
-    enter(&theirs).map_err(failed)
-}
-
-fn enter(namespace: &OwnedFd) -> rustix::io::Result<()> {
-    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::ProcessID))
-}
-
 /// Runs `spawn` while this process's children are born in the pid namespace that `path` stands for.
 pub(super) fn in_pid_namespace(
     path: &Path,
     spawn: impl FnOnce() -> std::io::Result<Cloned>,
 ) -> Result<Cloned> {
-    let own = "/proc/self/ns/pid";
-    let ours = rustix::fs::open(own, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|errno| Error::at("open", own, errno))?;
-    pid_for_children(path)?;
+    let failed = |errno| Error::at("join the pid namespace", path, errno);
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let theirs = rustix::fs::open(path, flags, Mode::empty()).map_err(failed)?;
+    let ours = rustix::fs::open(c"/proc/self/ns/pid", flags, Mode::empty())
+        .map_err(|errno| Error::at("open", "/proc/self/ns/pid", errno))?;
+    let enter = |namespace: &OwnedFd| {
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::ProcessID)).map_err(failed)
+    };
+    enter(&theirs)?;
     let spawned = spawn();
-    enter(&ours).map_err(|errno| Error::at("return to the pid namespace", own, errno))?;
+    enter(&ours)?;
     spawned.map_err(|error| Error::io("start init in the pid namespace", path, &error))
 }

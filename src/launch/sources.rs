@@ -13,10 +13,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags};
-use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
-use super::mounts::{self, Source, attach, copy_tree};
+use super::mounts::{self, Source, attach};
 use super::plan::{Mount, Plan};
 use super::root::{self, Target};
 use super::{rootfs, userns};
@@ -25,9 +24,6 @@ use crate::sys::mount::{NODEV, NOEXEC, NOSUID};
 
 /// For each mount of a plan the user namespace of its own map, where it has one.
 pub(super) type OwnMaps = Vec<Option<OwnedFd>>;
-
-/// The root's name on the stage; the mounts have their numbers.
-const ROOT: &str = "root";
 
 /// The user namespaces of the maps that single mounts have. Made by the parent: who is in a pid
 /// namespace does not find its children in the host's `/proc`.
@@ -80,20 +76,18 @@ fn shows_the_hosts(plan: &Plan, mount: &Mount) -> bool {
 /// have a mount of his own appear on the host.
 pub(super) fn stage(plan: &Plan, maps: &OwnMaps, namespace: BorrowedFd<'_>) -> Result<()> {
     let sources = open(plan, maps, Some(namespace))?;
-    let root = rootfs::build(plan, Some(namespace))?;
-    let root =
-        copy_tree(&root, true).map_err(|errno| Error::at("copy the mounts of", &plan.rootfs, errno))?;
     let failed = |errno| Error::os("prepare the container's mounts", errno);
+    rootfs::isolate()?;
     let stage = mounts::new_file_system("tmpfs", &[("mode", Some("0700"))], NOSUID | NODEV | NOEXEC)?;
-    let top = rustix::fs::open(c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
-    attach(&stage, &top).map_err(failed)?;
-    let place = |name: &str, tree: &OwnedFd, target| -> Result<(), Errno> {
-        attach(tree, root::make_target(&stage, Path::new(name), target, true)?)
-    };
-    place(ROOT, &root, Target::Directory).map_err(failed)?;
+    // Not upon the root: nobody makes a user namespace in what looks like a chroot (`user_namespaces(7)`).
+    let dir =
+        rustix::fs::open(&plan.stage, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    attach(&stage, &dir.map_err(|errno| Error::at("open", &plan.stage, errno))?).map_err(failed)?;
+    let make = |name: &str, target| root::make_target(&stage, Path::new(name), target, true).map_err(failed);
+    rootfs::build(plan, Some((namespace, &stage)))?;
     for (index, source) in sources.iter().enumerate() {
         if let Some((tree, target)) = source {
-            place(&index.to_string(), tree, *target).map_err(failed)?;
+            attach(tree, make(&index.to_string(), *target)?).map_err(failed)?;
         }
     }
     // Where a process stands is translated into its copy of the namespace.
@@ -107,7 +101,7 @@ pub(super) fn take(plan: &Plan) -> Result<(OwnedFd, Vec<Option<Source>>)> {
         let staged = mount.options.bind || shows_the_hosts(plan, mount);
         sources.push(staged.then(|| take_one(&index.to_string())).transpose()?);
     }
-    Ok((take_one(ROOT)?.0, sources))
+    Ok((take_one(rootfs::STAGED)?.0, sources))
 }
 
 fn take_one(name: &str) -> Result<Source> {

@@ -153,7 +153,6 @@ fn build<T>(builder: &Builder<'_, T>) -> ! {
     rustix::process::umask(Mode::empty());
     // From the new user namespace nobody could join them; and what is mounted tells of them.
     let made = join::others(builder.plan)
-        .and_then(|()| builder.plan.namespaces.pid.as_deref().map_or(Ok(()), join::pid_for_children))
         .and_then(|()| sources::stage(builder.plan, builder.maps, builder.namespace.as_fd()))
         .and_then(|()| {
             let made = builder.clone.spawn_sibling(builder.argument, builder.main);

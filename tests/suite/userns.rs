@@ -135,22 +135,26 @@ fn namespaces_of_others_are_joined_from_it() {
     let args = ["run", "-d", "one", "--network", "none", "--rootfs", &busybox(), "--", "sleep", "100000"];
     podrun.cmd(args).prints("one\n");
     let pid = podrun.pid("one");
-    let kinds = ["net", "ipc", "uts", "pid"];
+    let kinds = ["net", "ipc", "uts"];
     let paths = kinds.map(|kind| format!("ns:/proc/{pid}/ns/{kind}"));
-    let flags = ["--network", "--ipc", "--uts", "--pid"];
+    let flags = ["--network", "--ipc", "--uts"];
     let options: Vec<&str> =
         flags.iter().zip(&paths).flat_map(|(flag, path)| [*flag, path.as_str()]).collect();
     let of = |pid: &str| {
         let link = |kind: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
         kinds.map(|kind| format!("{}\n", link(kind).display())).concat()
     };
-    let look = "for n in net ipc uts pid; do readlink /proc/self/ns/$n; done; cat /proc/self/uid_map | wc -l; \
-                cat /proc/1/comm; ls /sys/class/net";
-    let expected = of(&pid.to_string()) + "1\nsleep\nlo\n";
+    let look = "for n in net ipc uts; do readlink /proc/self/ns/$n; done; cat /proc/self/uid_map | wc -l; \
+                ls /sys/class/net";
+    let expected = of(&pid.to_string()) + "1\nlo\n";
     run(&podrun, &busybox(), &options, look).prints(&expected);
     let args = ["run", "-d", "two", "--userns", MAP, "--rootfs", &busybox()];
     podrun.cmd(args.iter().chain(&options).chain(&["--", "sleep", "100000"])).prints("two\n");
     podrun.cmd(["exec", "two", "--", "sh", "-c", look]).prints(&expected);
+    // What would show it the processes of the host is refused.
+    let theirs = format!("ns:/proc/{pid}/ns/pid");
+    let refused = run(&podrun, &busybox(), &["--pid", &theirs], "true").run();
+    refused.is_a_failure(125, "joining the pid namespace");
     // Another user namespace itself is none of what can be joined.
     let own = format!("ns:/proc/{}/ns/user", podrun.pid("two"));
     podrun

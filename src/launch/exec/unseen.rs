@@ -56,10 +56,11 @@ fn make(child: &Child<'_>, answer: &OwnedFd) -> Result<i32> {
     proc.as_ref().map_or(Ok(()), |proc| process.labels.write(proc))?;
     drop((root, proc));
     // What the child has of the shim until it executes is where it reports, and nothing else.
+    let stdio = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
     let witness = child.witness.as_ref().map(AsFd::as_fd);
     let preserved = child.plan.preserved.iter().map(AsFd::as_fd);
-    let keep: Vec<_> =
-        [child.report.as_fd(), answer.as_fd()].into_iter().chain(witness).chain(preserved).collect();
+    let reports = [child.report.as_fd(), answer.as_fd()];
+    let keep: Vec<_> = stdio.into_iter().chain(reports).chain(witness).chain(preserved).collect();
     fd::close_all_but(&keep).map_err(|error| Error::io("close descriptors of", "podrun", &error))?;
     close_all(&process)?;
     credentials::filter_and_put_down(&process)?;
