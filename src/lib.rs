@@ -22,7 +22,7 @@
 //!  supervisor ─▶ this library                              (its own crate)
 //!  client ─▶ protocol, paths, state, sys       runtime ─▶ launch, protocol, state
 //!  launch ─▶ spec, sys        protocol ─▶ spec, state, sys  log ─▶ paths, error
-//!  state ─▶ paths, sys        spec ─▶ cgroup, paths          cgroup ─▶ paths, sys
+//!  state ─▶ paths, sys        spec ─▶ cgroup, error          cgroup ─▶ paths, sys
 //!  paths ─▶ error             sys ─▶ nothing
 //! ```
 

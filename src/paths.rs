@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! ROOT/containers/ID/       spec.json state.json exit.json log/ upper/ work/      durable
-//! RUN/ID/                   shim.sock exit.json shim.log log.journal              volatile
+//! RUN/ID/                   shim.sock exit.json shim.log log.journal health.json  volatile
 //! RUN/locks/ID              the lock, outside ID/ so that delete and create cannot race over it
 //! <cgroup>/podrun/ctr-ID    the workload;  <cgroup>/podrun/_shims  every shim
 //! ```
@@ -201,6 +201,11 @@ impl ContainerPaths {
     /// overlayfs's own work directory.
     pub fn work(&self) -> PathBuf {
         self.dir.join("work")
+    }
+
+    /// What the shim has found out about the container's health.
+    pub fn health(&self) -> PathBuf {
+        self.run_dir.join("health.json")
     }
 
     /// The control socket of the shim.

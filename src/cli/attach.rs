@@ -11,7 +11,7 @@ use podrun::paths::{ContainerId, ContainerPaths, Roots};
 use podrun::protocol::{Reply, Request};
 use podrun::spec::Spec;
 use podrun::spec::settings::Settings;
-use podrun::state::{publish, store};
+use podrun::state::{ExitRecord, publish, store};
 
 use super::Outcome;
 use super::container::not_running;
@@ -19,7 +19,6 @@ use super::detach::DetachKeys;
 use super::follow::{Follower, Left, OnClosedOutput};
 use super::logs::Readable;
 use super::output::Output;
-use super::run::code;
 use super::signals::Signals;
 use super::stdin::Stdin;
 use super::terminal::{Mode, Terminal};
@@ -53,35 +52,12 @@ pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
     let log = Readable::of(&paths, &Settings::of(&spec)?.logging).ok_or_else(|| unreadable(what()))?;
     let selection = Selection { tail: Some(0), ..Selection::default() };
     let reader = Reader::open(&log.path, log.format, selection)?;
-    let seat = Seat { stdin: !args.no_stdin, once: false, keys: Some(args.detach_keys) };
+    let signals = Signals::register()?;
+    let seat = Seat { stdin: !args.no_stdin, once: false, keys: Some(args.detach_keys), signals };
     let Some(seated) = seat.take(&mut client, &spec)? else {
         return Err(not_running(what(), &store::view(roots, id)?).into());
     };
-    let signals = Signals::register()?;
-    let forward = |signal| client::signal(roots, id, signal, false);
-    let follower = Follower {
-        roots,
-        id,
-        client: Some(client),
-        reader,
-        output: Output::new(),
-        signals: Some((signals, &forward)),
-        stdin: seated.stdin,
-        terminal: seated.terminal,
-        until: None,
-        wants_record: true,
-        on_closed_output: OnClosedOutput::Leave,
-        until_gone: false,
-    };
-    let left = follower.run();
-    // Before anything is said.
-    drop(seated.mode);
-    match left? {
-        Left::Ended(Some(record)) => code(id, &record),
-        Left::Ended(None) => code(id, &client::wait(roots, id)?),
-        Left::Detached => Ok(0),
-        Left::Signalled(signal) => Ok(u8::try_from(128 + signal).unwrap_or(u8::MAX)),
-    }
+    seated.stay(Before { roots, id, client, reader }, Tie::Guest)
 }
 
 /// That there is no log by way of which output could come.
@@ -104,19 +80,89 @@ pub(super) struct Seat {
     pub(super) once: bool,
     /// The keys that end this.
     pub(super) keys: Option<DetachKeys>,
+    /// Our signals, which are the container's.
+    pub(super) signals: Signals,
 }
 
 /// What that comes to. Whoever has it gives our terminal back by dropping it.
 pub(super) struct Seated {
-    pub(super) stdin: Option<Stdin>,
-    pub(super) terminal: Option<Terminal>,
+    signals: Signals,
+    stdin: Option<Stdin>,
+    terminal: Option<Terminal>,
     /// Our own terminal's mode, where the container has none.
-    pub(super) mode: Option<Mode>,
+    mode: Option<Mode>,
+}
+
+/// Whom a command sits before, and how it hears of it.
+pub(super) struct Before<'a> {
+    pub(super) roots: &'a Roots,
+    pub(super) id: &'a ContainerId,
+    pub(super) client: Client,
+    pub(super) reader: Reader,
+}
+
+/// What a command is to the container.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Tie {
+    /// It runs it: what happens to the command, happens to the container.
+    Own {
+        /// The container goes with its end, and is waited for.
+        rm: bool,
+    },
+    /// It looks in.
+    Guest,
+}
+
+impl Seated {
+    /// Stays until the container ends or this command leaves it; the exit code that follows.
+    pub(super) fn stay(self, before: Before<'_>, tie: Tie) -> Outcome {
+        let Before { roots, id, client, reader } = before;
+        let forward = |signal| client::signal(roots, id, signal, false);
+        let follower = Follower {
+            roots,
+            id,
+            client: Some(client),
+            reader,
+            output: Output::new(),
+            signals: Some((self.signals, &forward)),
+            stdin: self.stdin,
+            terminal: self.terminal,
+            until: None,
+            wants_record: true,
+            on_closed_output: match tie {
+                Tie::Own { .. } => OnClosedOutput::Signal,
+                Tie::Guest => OnClosedOutput::Leave,
+            },
+            until_gone: matches!(tie, Tie::Own { rm: true }),
+        };
+        let left = follower.run();
+        // Before anything is said.
+        drop(self.mode);
+        match left? {
+            Left::Ended(Some(record)) => code(id, &record),
+            Left::Ended(None) => code(id, &client::wait(roots, id)?),
+            // The container runs on.
+            Left::Detached => Ok(0),
+            Left::Signalled(signal) => Ok(u8::try_from(128 + signal).unwrap_or(u8::MAX)),
+        }
+    }
+}
+
+/// The exit code that `record` tells.
+fn code(id: &ContainerId, record: &ExitRecord) -> Outcome {
+    match record.exit_code.and_then(|code| u8::try_from(code).ok()) {
+        Some(code) => Ok(code),
+        None => {
+            let why = record.reason.clone().unwrap_or_else(|| "nobody saw it end".to_owned());
+            Err(Error::failed(format!("container {id}"), format!("its exit code is unknown: {why}")).into())
+        }
+    }
 }
 
 impl Seat {
     /// Sits down before the container of `spec`. `None` where its shim went away.
     pub(super) fn take(self, client: &mut Client, spec: &Spec) -> Result<Option<Seated>> {
+        let signals = self.signals;
         let interactive = self.stdin && Settings::of(spec)?.interactive;
         let has_terminal = spec.process().as_ref().is_some_and(|process| process.terminal().unwrap_or(false));
         if has_terminal {
@@ -131,7 +177,7 @@ impl Seat {
                 Some(keys) if terminal.is_raw() => stdin.map(|stdin| stdin.detachable(keys)),
                 _ => stdin,
             };
-            return Ok(Some(Seated { stdin, terminal: Some(terminal), mode: None }));
+            return Ok(Some(Seated { signals, stdin, terminal: Some(terminal), mode: None }));
         }
         let stdin = match interactive {
             true => match passed(client, &Request::Stdin { once: self.once })? {
@@ -149,7 +195,7 @@ impl Seat {
             (Some(keys), Some(_)) => Some(stdin.unwrap_or_else(Stdin::nowhere).detachable(keys)),
             _ => stdin,
         };
-        Ok(Some(Seated { stdin, terminal: None, mode }))
+        Ok(Some(Seated { signals, stdin, terminal: None, mode }))
     }
 }
 

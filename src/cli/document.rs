@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use podrun::error::Result;
 use podrun::paths::ContainerPaths;
+use podrun::state::health::{Check, HealthState, HealthStatus};
 use podrun::state::store::View;
 use podrun::state::{Mode, ProcessRef, Status, publish};
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,9 @@ pub(super) struct Document {
     /// When it does so next.
     #[serde(skip_serializing_if = "Option::is_none")]
     restart_due: Option<Timestamp>,
+    /// Whether it does its work, where that is checked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    health: Option<Health>,
     annotations: HashMap<String, String>,
     /// Whose it is, as engines expect the field: podrun's containers are root's.
     owner: &'static str,
@@ -54,6 +58,20 @@ struct Shim {
     keeper: i32,
     /// How often the shim was replaced, since the container was started last.
     adoptions: u32,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Health {
+    status: HealthStatus,
+    failing_streak: u32,
+    last: Option<Check>,
+}
+
+impl Health {
+    fn of(state: HealthState) -> Self {
+        Self { status: state.status, failing_streak: state.failing_streak, last: state.last }
+    }
 }
 
 /// What of `spec.json` is shown beside the state.
@@ -84,7 +102,7 @@ impl Excerpt {
 
 impl Document {
     pub(super) fn of(view: View, excerpt: Excerpt) -> Self {
-        let View { state, shim_alive, pid_alive, exit } = view;
+        let View { state, shim_alive, pid_alive, exit, health } = view;
         let pid_of = |process: Option<ProcessRef>| process.filter(|_| shim_alive).map_or(0, |it| it.pid);
         let shim = Shim {
             pid: pid_of(state.shim),
@@ -113,6 +131,7 @@ impl Document {
             reason: state.reason.or_else(|| exit.and_then(|exit| exit.reason.clone())),
             restart_count: state.restarts.count,
             restart_due: state.restarts.due,
+            health: health.map(Health::of),
             annotations: excerpt.annotations,
             owner: "root",
         }

@@ -5,11 +5,12 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use jiff::Timestamp;
-use podrun::error::{Error, escaped};
+use podrun::error::{Error, Kind, escaped};
 
-use super::{LogFormat, NAMES};
+use super::{Cli, LogFormat, NAMES};
 
 /// Where an error goes besides stderr.
 #[derive(Debug, Default)]
@@ -39,9 +40,10 @@ impl Sink {
 /// Prints `errors`; the exit code follows the first.
 pub(super) fn report(errors: &[Error], sink: &Sink, launches: bool) -> ExitCode {
     let mut text = String::new();
-    for error in errors {
+    for (index, error) in errors.iter().enumerate() {
         text.push_str(&format!("podrun: {error}\n"));
-        if let Some(hint) = &error.hint {
+        let next = errors.get(index + 1).and_then(|next| next.hint.as_ref());
+        if let Some(hint) = error.hint.as_ref().filter(|hint| next != Some(*hint)) {
             text.push_str(&format!("hint: {}\n", escaped(hint)));
         }
     }
@@ -55,60 +57,145 @@ pub(super) fn report(errors: &[Error], sink: &Sink, launches: bool) -> ExitCode 
 
 /// Answers a command line that could not be parsed, or one that only asked for help.
 pub(super) fn usage(error: &clap::Error) -> ExitCode {
-    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        // A reader that went away wanted no more of it.
-        let _ = error.print();
-        return ExitCode::SUCCESS;
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // A reader that went away wanted no more of it.
+            let _ = error.print();
+            return ExitCode::SUCCESS;
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
+            eprint(&Cli::command().render_help().to_string());
+            return ExitCode::from(2);
+        }
+        _ => {}
     }
     let args: Vec<String> =
         std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
-    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        let _ = error.print();
-        return ExitCode::from(2);
-    }
-    let (command, launches) = intent(&args);
-    let what = command.map_or_else(|| "usage".to_owned(), |command| command.to_owned());
-    let hint = match error.get(ContextKind::SuggestedArg).or(error.get(ContextKind::SuggestedSubcommand)) {
-        Some(ContextValue::String(name)) => format!("did you mean {name}?"),
-        Some(ContextValue::Strings(names)) if !names.is_empty() => {
-            format!("did you mean {}?", names.join(" or "))
-        }
-        _ => match command {
-            Some(command) => format!("`podrun {command} --help` shows how it is used"),
-            None => "`podrun --help` shows the commands".to_owned(),
-        },
-    };
-    let error = Error::usage(what, first_paragraph(&error.to_string())).hint(hint);
-    let option = |name: &str| {
-        let at = args.iter().position(|arg| arg == name)?;
-        args.get(at + 1)
-    };
-    let format = match option("--log-format").map(String::as_str) {
-        Some("json") => LogFormat::Json,
-        _ => LogFormat::Text,
-    };
-    report(&[error], &Sink { path: option("--log").map(PathBuf::from), format }, launches)
+    let intent = Intent::of(&args);
+    report(&[explain(error, &args, &intent)], &intent.sink, intent.launches)
 }
 
-/// Which command was meant, and whether its low exit codes belong to the container's command.
-fn intent(args: &[String]) -> (Option<&str>, bool) {
-    let mut words = args.iter().map(String::as_str);
-    let command = loop {
-        match words.next() {
-            Some("--root" | "--run-root" | "--log" | "--log-format" | "--log-level") => {
-                words.next();
-            }
-            Some(word) if word.starts_with('-') => {}
-            other => break other,
+/// What is wrong with the command line, in our own words where we have some.
+fn explain(error: &clap::Error, args: &[String], intent: &Intent<'_>) -> Error {
+    // One of our own values: it knows best what it wants.
+    let own = std::error::Error::source(error).and_then(|source| source.downcast_ref::<Error>());
+    let string = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    let argument = string(ContextKind::InvalidArg);
+    if let Some(own) = own {
+        let mut own = own.clone().kind(Kind::Usage);
+        let flag = argument.and_then(|argument| argument.split(' ').next());
+        if let Some(flag) = flag.filter(|flag| flag.starts_with("--") && !own.what.contains(flag)) {
+            own.what = format!("{flag}: {}", own.what);
         }
+        return if own.hint.is_some() { own } else { own.hint(intent.help()) };
+    }
+    let strings = |kind| match error.get(kind) {
+        Some(ContextValue::Strings(texts)) => texts.as_slice(),
+        _ => &[],
     };
-    let bundle = || words.take_while(|word| *word != "--").any(|word| word.starts_with("--bundle"));
-    let launches = match command {
-        Some("run" | "exec") => true,
-        Some("create") => !bundle(),
-        _ => false,
+    let unknown = argument.filter(|_| error.kind() == ErrorKind::UnknownArgument);
+    let suggested = string(ContextKind::SuggestedArg).or(string(ContextKind::SuggestedSubcommand));
+    let hint = match (suggested, strings(ContextKind::SuggestedSubcommand), unknown) {
+        (_, _, Some(word)) if is_global(word) => format!("{word} stands before the command: podrun {word} …"),
+        (Some(name), _, _) => format!("did you mean {name}?"),
+        (_, names @ [_, ..], _) => format!("did you mean {}?", names.join(" or ")),
+        (_, _, Some(word)) if intent.launches && !word.starts_with('-') => {
+            format!("the command stands behind `--`: -- {word} …")
+        }
+        _ => intent.help(),
     };
-    (command.filter(|command| NAMES.contains(command)), launches)
+    let why = match (argument, strings(ContextKind::PriorArg)) {
+        // All that is in conflict would be every option there is.
+        (Some(argument), others @ [_, _, ..]) => {
+            let given: Vec<_> = others.iter().filter(|other| intent.has(other, args)).collect();
+            let given = if given.is_empty() { others.iter().take(1).collect() } else { given };
+            let given: Vec<_> = given.into_iter().map(String::as_str).collect();
+            format!("the argument '{argument}' cannot be used with: {}", given.join(" "))
+        }
+        _ => first_paragraph(&error.to_string()),
+    };
+    Error::usage(intent.command.unwrap_or("usage"), why).hint(hint)
+}
+
+/// What a command line that cannot be parsed was meant to be.
+#[derive(Debug)]
+struct Intent<'a> {
+    command: Option<&'a str>,
+    /// Whether its low exit codes belong to the container's command.
+    launches: bool,
+    /// Where errors are to go.
+    sink: Sink,
+}
+
+impl<'a> Intent<'a> {
+    fn of(args: &'a [String]) -> Self {
+        let mut words = args.iter().map(String::as_str);
+        let mut sink = Sink::default();
+        let cli = Cli::command();
+        let command = loop {
+            let Some(word) = words.next() else { break None };
+            let (name, value) =
+                word.split_once('=').map_or((word, None), |(name, value)| (name, Some(value)));
+            let Some(long) = name.strip_prefix("--") else {
+                if word.starts_with('-') { continue } else { break Some(word) }
+            };
+            let takes_value =
+                |arg: &&clap::Arg| arg.get_long() == Some(long) && arg.get_action().takes_values();
+            let value = match cli.get_opts().find(takes_value) {
+                Some(_) => value.or_else(|| words.next()),
+                None => None,
+            };
+            match (long, value) {
+                ("log", Some(value)) => sink.path = Some(value.into()),
+                ("log-format", Some("json")) => sink.format = LogFormat::Json,
+                _ => {}
+            }
+        };
+        let bundle = |word: &str| word.starts_with("--bundle") || word.starts_with("-b");
+        let launches = match command {
+            Some("run" | "exec") => true,
+            Some("create") => !words.take_while(|word| *word != "--").any(bundle),
+            _ => false,
+        };
+        Self { command: command.filter(|command| NAMES.contains(command)), launches, sink }
+    }
+
+    /// Where it says how it is done.
+    fn help(&self) -> String {
+        match self.command {
+            Some(command) => format!("`podrun {command} --help` shows how it is used"),
+            None => "`podrun --help` shows the commands".to_owned(),
+        }
+    }
+
+    /// Whether `args` have the argument that clap calls `name`: `--env <KEY=VALUE>`, `[CMD]...`.
+    fn has(&self, name: &str, args: &[String]) -> bool {
+        let mut cli = Cli::command();
+        cli.build();
+        let command = self.command.and_then(|command| cli.find_subcommand(command));
+        let Some(arg) = command.and_then(|it| it.get_arguments().find(|arg| arg.to_string() == name)) else {
+            return false;
+        };
+        let mut words = args.iter().map(String::as_str).take_while(|word| *word != "--");
+        let long = arg.get_long().map(|long| format!("--{long}"));
+        let short = arg.get_short().map(|short| format!("-{short}"));
+        match (long, short) {
+            (None, None) => args.iter().any(|word| word == "--"),
+            (long, short) => words.any(|word| {
+                let is_long = long.as_deref().is_some_and(|long| word.split('=').next() == Some(long));
+                is_long || short.as_deref().is_some_and(|short| word.starts_with(short))
+            }),
+        }
+    }
+}
+
+/// Whether `word` is an option that stands before the command.
+fn is_global(word: &str) -> bool {
+    let name = word.strip_prefix("--");
+    Cli::command().get_opts().any(|arg| arg.get_long().is_some() && arg.get_long() == name)
 }
 
 /// The first paragraph of a message that clap wrote, as one line.
@@ -131,13 +218,27 @@ mod tests {
     fn the_command_meant_is_found_behind_global_options() {
         let intent = |line: &str| {
             let args: Vec<String> = line.split(' ').map(str::to_owned).collect();
-            let (command, launches) = intent(&args);
-            (command.map(str::to_owned), launches)
+            let intent = Intent::of(&args);
+            (intent.command.map(str::to_owned), intent.launches)
         };
         assert_eq!(intent("--root run exec x"), (Some("exec".into()), true));
+        assert_eq!(intent("--root=run --debug exec x"), (Some("exec".into()), true));
         assert_eq!(intent("create --bundle b x"), (Some("create".into()), false));
+        assert_eq!(intent("create -b b x"), (Some("create".into()), false));
         assert_eq!(intent("create x -- --bundle"), (Some("create".into()), true));
         assert_eq!(intent("frob x"), (None, false));
+    }
+
+    #[test]
+    fn only_the_log_that_stands_before_the_command_is_ours() {
+        let sink = |line: &str| {
+            let args: Vec<String> = line.split(' ').map(str::to_owned).collect();
+            let sink = Intent::of(&args).sink;
+            (sink.path, sink.format)
+        };
+        assert_eq!(sink("--log=/l --log-format=json kill"), (Some("/l".into()), LogFormat::Json));
+        assert_eq!(sink("--log-format json --log /l kill"), (Some("/l".into()), LogFormat::Json));
+        assert_eq!(sink("run -x -- tool --log /l"), (None, LogFormat::Text));
     }
 
     #[test]

@@ -10,14 +10,14 @@
 //! nobody guesses. A shim that dies is followed by the next one, from what was seen on.
 
 use jiff::Timestamp;
-use nix::libc::SIGWINCH;
+use nix::libc::{SIGPIPE, SIGWINCH};
 use podrun::client::{self, Client, Reached, Received};
 use podrun::error::{Error, Result};
 use podrun::log::line::Stream;
 use podrun::log::reader::{Progress, ReadError, Reader};
 use podrun::paths::{ContainerId, Roots};
 use podrun::protocol::{LogPosition, Reply, Request};
-use podrun::state::ExitRecord;
+use podrun::state::{ExitRecord, Status, store};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
@@ -32,8 +32,9 @@ const STEP: u64 = 256 << 10;
 /// What a reader of our stdout that goes away means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum OnClosedOutput {
-    /// Nothing: the container has not ended (`run`).
-    GoOn,
+    /// What it means to a process that has its output there itself: SIGPIPE, once it writes again
+    /// (`run`). A container that does not end by it is left alone.
+    Signal,
     /// There is nobody left to follow for (`logs -f`).
     Leave,
 }
@@ -45,7 +46,8 @@ pub(super) enum Left {
     Ended(Option<ExitRecord>),
     /// The keys to detach were typed.
     Detached,
-    /// This signal came while our terminal was the container's: its own keys make its signals.
+    /// This signal ended the following, not the container: nobody reads our output any more, or it came
+    /// while our terminal was the container's, whose own keys make its signals.
     Signalled(i32),
 }
 
@@ -130,8 +132,13 @@ impl Follower<'_> {
             }
             let served = self.output.is_empty() && (state.ended && state.exhausted || state.past_until);
             let told = !self.wants_record || state.record.is_some() || self.client.is_none();
-            let left = self.on_closed_output == OnClosedOutput::Leave && self.output.is_closed();
-            if served && told || left || !self.poll(&mut state)? {
+            if served && told {
+                break;
+            }
+            if self.is_unread() {
+                return Ok(Left::Signalled(SIGPIPE));
+            }
+            if !self.poll(&mut state)? {
                 break;
             }
             if let Some(signal) = state.signalled {
@@ -146,6 +153,20 @@ impl Follower<'_> {
         }
         self.output.finish()?;
         Ok(Left::Ended(state.record))
+    }
+
+    /// Whether to leave because nobody reads our output any more.
+    fn is_unread(&mut self) -> bool {
+        match (self.on_closed_output, &self.signals) {
+            (OnClosedOutput::Leave, _) => self.output.is_closed(),
+            (OnClosedOutput::Signal, Some((_, forward))) if self.output.is_refused() => {
+                let sent = forward(SIGPIPE);
+                // One that has ended is followed to its end.
+                let status = store::view(self.roots, self.id).map(|view| view.state.status);
+                sent.is_ok() && matches!(status, Ok(Status::Running | Status::Paused))
+            }
+            (OnClosedOutput::Signal, _) => false,
+        }
     }
 
     /// Keeps one question before the shim.

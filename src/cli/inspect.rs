@@ -4,11 +4,14 @@ use std::path::PathBuf;
 
 use podrun::error::Result;
 use podrun::paths::{ContainerId, ContainerPaths, Roots};
-use podrun::state::{publish, store};
+use podrun::spec::Spec;
+use podrun::spec::settings::Settings;
+use podrun::state::{Mode, publish, store};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::document::{Document, Excerpt};
+use super::logs::Readable;
 use super::{Errors, Outcome, out};
 
 /// What the command does, in a line.
@@ -36,18 +39,19 @@ struct Paths {
     run_dir: PathBuf,
     spec: PathBuf,
     state: PathBuf,
-    log: PathBuf,
+    /// The file that `podrun logs` reads; absent where there is none.
+    log: Option<PathBuf>,
     exit: PathBuf,
     socket: PathBuf,
     shim_log: PathBuf,
 }
 
 impl Paths {
-    fn of(paths: ContainerPaths) -> Self {
+    fn of(paths: ContainerPaths, log: Option<PathBuf>) -> Self {
         Self {
             spec: paths.spec(),
             state: paths.state(),
-            log: paths.log(),
+            log,
             exit: paths.exit(),
             socket: paths.socket(),
             shim_log: paths.shim_log(),
@@ -71,7 +75,18 @@ pub(super) fn run(roots: &Roots, args: &Args) -> Outcome {
 
 fn inspect(roots: &Roots, id: &ContainerId) -> Result<Inspected> {
     let paths = roots.container(id);
-    let state = Document::of(store::view(roots, id)?, Excerpt::read(&paths)?);
+    let view = store::view(roots, id)?;
+    let mode = view.state.mode;
+    let state = Document::of(view, Excerpt::read(&paths)?);
     let spec = publish::read_json(&paths.spec())?.unwrap_or_default();
-    Ok(Inspected { state, spec, paths: Paths::of(paths) })
+    let log = (mode == Mode::Supervised).then(|| log_of(&paths)).flatten();
+    Ok(Inspected { state, spec, paths: Paths::of(paths, log) })
+}
+
+/// The file that `podrun logs` reads, where there is one.
+fn log_of(paths: &ContainerPaths) -> Option<PathBuf> {
+    // What is wrong with a damaged specification is shown, not told.
+    let spec: Spec = publish::read_json(&paths.spec()).ok()??;
+    let settings = Settings::of(&spec).ok()?;
+    Some(Readable::of(paths, &settings.logging)?.path)
 }

@@ -1,7 +1,7 @@
 //! `podrun list`: every container, one line each.
 
 use jiff::Timestamp;
-use podrun::error::{Error, Result};
+use podrun::error::Error;
 use podrun::paths::Roots;
 use podrun::state::process::boot_id;
 use podrun::state::store::{self, View};
@@ -50,16 +50,20 @@ pub(super) fn run(roots: &Roots, args: &Args) -> Outcome {
             // Deleted after the listing.
             Ok(None) => {}
             // A damaged container is shown, and does not hide the others.
-            Err(error) => errors.push((id, error)),
+            Err(error) => errors.push((id.clone(), error)),
         }
     }
     match args.format {
         Format::Json => {
-            let listed = seen.into_iter().map(|view| {
-                let excerpt = Excerpt::read(&roots.container(&view.state.id))?;
-                Ok(Listed { command: excerpt.command(), document: Document::of(view, excerpt) })
-            });
-            out::json(&listed.collect::<Result<Vec<_>>>()?)?;
+            let mut listed = Vec::with_capacity(seen.len());
+            for view in seen {
+                match Excerpt::read(&roots.container(&view.state.id)) {
+                    Ok(excerpt) => listed
+                        .push(Listed { command: excerpt.command(), document: Document::of(view, excerpt) }),
+                    Err(error) => errors.push((view.state.id, error)),
+                }
+            }
+            out::json(&listed)?;
         }
         Format::Table => {
             let now = Timestamp::now();
@@ -80,6 +84,10 @@ fn row(view: &View, now: Timestamp) -> String {
         true => "lost",
         false if view.shim_alive && state.restarts.due.is_some() => "restarting",
         false => state.status.as_str(),
+    };
+    let status = match &view.health {
+        Some(health) if status == Status::Running.as_str() => format!("{status} ({})", health.status),
+        _ => status.to_owned(),
     };
     let pid = match pid(state) {
         0 => "-".to_owned(),

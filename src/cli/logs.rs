@@ -28,9 +28,9 @@ pub(super) struct Args {
     /// Go on until the container has ended
     #[arg(long, short)]
     follow: bool,
-    /// Only the last N lines
-    #[arg(long, value_name = "N")]
-    tail: Option<u64>,
+    /// Only the last N lines, or `all`
+    #[arg(long, short = 'n', value_name = "N", value_parser = tail, allow_negative_numbers = true)]
+    tail: Option<Tail>,
     /// Only lines since then: RFC 3339, a Unix time, or an age such as 10m
     #[arg(long, value_name = "TIME", value_parser = time::argument)]
     since: Option<Timestamp>,
@@ -48,6 +48,18 @@ pub(super) struct Args {
     stderr: bool,
 }
 
+/// How many lines at the end; `None` for all of them.
+type Tail = Option<u64>;
+
+/// A number of lines; `all`, and as podman has it a negative number, for all of them.
+fn tail(text: &str) -> Result<Tail, String> {
+    match text.parse() {
+        Ok(lines) => Ok(Some(lines)),
+        Err(_) if text == "all" || text.parse::<i64>().is_ok_and(i64::is_negative) => Ok(None),
+        Err(_) => Err("not a number of lines, nor `all`".to_owned()),
+    }
+}
+
 pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
     let view = store::view(roots, &args.id)?;
     if view.state.mode == Mode::Oci {
@@ -59,7 +71,7 @@ pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
         stderr: args.stderr || !args.stdout,
         since: args.since,
         until: args.until,
-        tail: args.tail,
+        tail: args.tail.flatten(),
         timestamps: args.timestamps,
     };
     let paths = roots.container(&args.id);

@@ -25,6 +25,7 @@ mod descriptors;
 mod detach;
 mod doctor;
 mod document;
+mod environment;
 mod exec;
 mod fail;
 mod features;
@@ -75,13 +76,13 @@ struct Cli {
 }
 
 /// What stands before the command.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 struct Global {
-    /// Where containers are kept [default: /var/lib/podrun]
-    #[arg(long, value_name = "DIR", env = "PODRUN_ROOT", hide_env_values = true)]
+    /// Where containers are kept [default: /var/lib/podrun] [env: PODRUN_ROOT]
+    #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
-    /// Where their sockets and locks are [default: /run/podrun, or DIR/run with --root DIR]
-    #[arg(long, value_name = "DIR", env = "PODRUN_RUN_ROOT", hide_env_values = true)]
+    /// Where their sockets and locks are [default: /run/podrun, or DIR/run with --root DIR] [env: PODRUN_RUN_ROOT]
+    #[arg(long, value_name = "DIR")]
     run_root: Option<PathBuf>,
     /// Also append an error to this file
     #[arg(long, value_name = "FILE")]
@@ -89,8 +90,8 @@ struct Global {
     /// How an error is written there
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     log_format: LogFormat,
-    /// Tell on stderr what podrun does, from this level on
-    #[arg(long, value_name = "LEVEL", env = "PODRUN_LOG", hide_env_values = true)]
+    /// Tell on stderr what podrun does, from this level on [env: PODRUN_LOG]
+    #[arg(long, value_name = "LEVEL", ignore_case = true)]
     log_level: Option<LogLevel>,
     /// Make the cgroup through systemd: not supported, and refused
     #[arg(long, hide = true)]
@@ -111,7 +112,9 @@ enum LogFormat {
 /// `--log-level`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum LogLevel {
+    #[value(alias = "fatal")]
     Error,
+    #[value(alias = "warning")]
     Warn,
     Info,
     Debug,
@@ -245,11 +248,16 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Outcome {
-    if let Command::Completion(args) = &cli.command {
-        return completion::run(args);
-    }
+fn run(mut cli: Cli) -> Outcome {
+    environment::complete(&mut cli.global)?;
     trace::start(&cli.global);
+    // What only tells about podrun needs neither root nor a kernel.
+    match &cli.command {
+        Command::Completion(args) => return completion::run(args),
+        Command::Features(args) => return features::run(args),
+        Command::Spec(args) => return spec::run(args),
+        _ => {}
+    }
     let roots = || Roots::new(cli.global.root.as_deref(), cli.global.run_root.as_deref());
     // It says what `check` would fail for.
     if let Command::Doctor(args) = &cli.command {
@@ -284,7 +292,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Recover(args) => recover::run(&roots, &args),
         Command::Doctor(args) => doctor::run(&roots, &args),
         Command::Features(args) => features::run(&args),
-        Command::Spec(args) => spec::run(&roots, &args),
+        Command::Spec(args) => spec::run(&args),
         Command::Completion(args) => completion::run(&args),
     }
 }

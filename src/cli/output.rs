@@ -32,6 +32,8 @@ pub(super) struct Output {
     lanes: [Lane; 2],
     /// stdout and stderr are one file: through one lane the order of the lines is kept.
     merged: bool,
+    /// There was something to write that nobody reads any more.
+    refused: bool,
     failure: Option<Error>,
 }
 
@@ -52,7 +54,7 @@ impl Output {
             regular: stat.is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile),
         });
         let merged = matches!(stats, [Some(a), Some(b)] if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino));
-        Self { lanes, merged, failure: None }
+        Self { lanes, merged, refused: false, failure: None }
     }
 
     fn lane(&self, stream: Stream) -> usize {
@@ -63,7 +65,9 @@ impl Output {
     pub(super) fn push(&mut self, stream: Stream, bytes: &[u8]) {
         let lane = self.lane(stream);
         let lane = &mut self.lanes[lane];
-        if !lane.closed {
+        if lane.closed {
+            self.refused = true;
+        } else {
             lane.pending.extend_from_slice(bytes);
         }
     }
@@ -76,6 +80,11 @@ impl Output {
     /// Nobody reads stdout any more.
     pub(super) fn is_closed(&self) -> bool {
         self.lanes[Stream::Stdout as usize].closed
+    }
+
+    /// Whether a process that had written to our descriptors itself would have got SIGPIPE.
+    pub(super) fn is_refused(&self) -> bool {
+        self.refused
     }
 
     /// What to poll for a stream. Where nothing is to be written `poll` still tells that its
@@ -103,6 +112,7 @@ impl Output {
             Err(Errno::INTR | Errno::AGAIN) => {}
             Err(errno) => {
                 lane.closed = true;
+                self.refused = errno == Errno::PIPE;
                 if errno != Errno::PIPE {
                     let name = if stream == Stream::Stdout { "write stdout" } else { "write stderr" };
                     self.failure.get_or_insert(Error::os(name, errno));

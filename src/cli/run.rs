@@ -8,17 +8,14 @@ use podrun::log::format::Format;
 use podrun::log::reader::{Reader, Selection};
 use podrun::paths::{ContainerId, Roots};
 use podrun::protocol::Request;
-use podrun::state::ExitRecord;
 
-use super::attach::{Seat, unreadable};
+use super::attach::{Before, Seat, Tie, unreadable};
 use super::care::CareArgs;
 use super::container::{ContainerArgs, of_bundle};
 use super::create::{discard, publish_pid};
 use super::detach::DetachKeys;
-use super::follow::{Follower, Left, OnClosedOutput};
 use super::limits::LimitArgs;
 use super::logs::Readable;
-use super::output::Output;
 use super::signals::Signals;
 use super::walls::WallArgs;
 use super::{Outcome, out};
@@ -75,10 +72,11 @@ pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
     let (mut client, pid) = client::create(roots, &id, &compiled.spec, &compiled.files)?;
     drop(reserved);
     publish_pid(roots, &id, pid, args.pid_file.as_deref())?;
-    let seated = match args.detach {
-        true => None,
-        false => {
-            let seat = Seat { stdin: true, once: true, keys: has_terminal.then_some(args.detach_keys) };
+    let seated = match signals {
+        None => None,
+        Some(signals) => {
+            let keys = has_terminal.then_some(args.detach_keys);
+            let seat = Seat { stdin: true, once: true, keys, signals };
             let seated = seat.take(&mut client, &compiled.spec);
             let gone = || Error::failed(format!("start {id}"), "the container's shim went away");
             let seated = seated.and_then(|seated| seated.ok_or_else(gone));
@@ -106,45 +104,10 @@ pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
             return Err(discard(roots, &id, error).into());
         }
     }
-    let (Some(signals), Some(seated)) = (signals, seated) else {
-        return match out::line(&id) {
-            Ok(()) => Ok(0),
-            // Nobody would know the name of what runs.
-            Err(error) => Err(discard(roots, &id, error).into()),
-        };
-    };
-    let forward = |signal| client::signal(roots, &id, signal, false);
-    let follower = Follower {
-        roots,
-        id: &id,
-        client: Some(client),
-        reader,
-        output: Output::new(),
-        signals: Some((signals, &forward)),
-        stdin: seated.stdin,
-        terminal: seated.terminal,
-        until: None,
-        wants_record: true,
-        on_closed_output: OnClosedOutput::GoOn,
-        until_gone: args.rm,
-    };
-    match follower.run()? {
-        Left::Ended(Some(record)) => code(&id, &record),
-        Left::Ended(None) => code(&id, &client::wait(roots, &id)?),
-        // The container runs on.
-        Left::Detached => Ok(0),
-        Left::Signalled(signal) => Ok(u8::try_from(128 + signal).unwrap_or(u8::MAX)),
-    }
-}
-
-/// The exit code that `record` tells.
-pub(super) fn code(id: &ContainerId, record: &ExitRecord) -> Outcome {
-    match record.exit_code.and_then(|code| u8::try_from(code).ok()) {
-        Some(code) => Ok(code),
-        None => {
-            let why = record.reason.clone().unwrap_or_else(|| "nobody saw it end".to_owned());
-            Err(Error::failed(format!("container {id}"), format!("its exit code is unknown: {why}")).into())
-        }
+    match seated {
+        Some(seated) => seated.stay(Before { roots, id: &id, client, reader }, Tie::Own { rm: args.rm }),
+        // Where it cannot be said, nobody would know the name of what runs.
+        None => out::line(&id).map(|()| 0).map_err(|error| discard(roots, &id, error).into()),
     }
 }
 

@@ -22,8 +22,8 @@ pub(super) struct Args {
     bundle: Option<PathBuf>,
 }
 
-pub(super) fn run(roots: &Roots, args: &Args) -> Outcome {
-    let spec = ordinary(roots)?;
+pub(super) fn run(args: &Args) -> Outcome {
+    let spec = ordinary()?;
     let Some(bundle) = &args.bundle else {
         out::json(&spec)?;
         return Ok(0);
@@ -38,8 +38,9 @@ pub(super) fn run(roots: &Roots, args: &Args) -> Outcome {
 }
 
 /// What `create --rootfs` makes of no option at all, but for what is podrun's own.
-fn ordinary(roots: &Roots) -> Result<Spec> {
+fn ordinary() -> Result<Spec> {
     let id: ContainerId = "podrun".parse()?;
+    let roots = Roots::new(None, None)?;
     let options = Options::new("rootfs".parse()?, vec!["sh".to_owned()]);
     let host = Host { rootfs: "rootfs".into(), ..Host::default() };
     let mut spec = spec::compile(&options, &id, &roots.container(&id), &host)?.spec;

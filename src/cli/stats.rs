@@ -34,6 +34,7 @@ pub(super) struct Args {
 }
 
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Sample {
     id: ContainerId,
     /// Of one CPU: over the last interval, or since the start.

@@ -1,5 +1,7 @@
 //! Times on the command line, and ages in a table.
 
+use std::time::Duration;
+
 use jiff::{SignedDuration, Timestamp};
 
 /// The time that `text` means: RFC 3339, a Unix time, or an age such as `10m` before `now`.
@@ -24,6 +26,13 @@ pub(super) fn parse(text: &str, now: Timestamp) -> Result<Timestamp, String> {
 /// As an argument.
 pub(super) fn argument(text: &str) -> Result<Timestamp, String> {
     parse(text, Timestamp::now())
+}
+
+/// A length of time, as an argument: `30s`, `1m30s`, `500ms`, or seconds.
+pub(super) fn span(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().map(Duration::from_secs);
+    let span = || text.parse::<SignedDuration>().ok().and_then(|span| span.try_into().ok());
+    seconds.or_else(span).ok_or_else(|| "not a length of time: 30s, 1m30s, 500ms, or seconds".to_owned())
 }
 
 /// How long before `now` `then` was, as a person would say it.
@@ -52,6 +61,16 @@ mod tests {
         assert_eq!(time("1700000000.25"), "2023-11-14T22:13:20.25Z");
         for wrong in ["", "x", ".", "10", "-", "2026-13-01T00:00:00Z"] {
             assert!(parse(wrong, now).is_err() || wrong == "10", "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_length_of_time_has_a_unit_or_is_in_seconds() {
+        assert_eq!(span("1m30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(span("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(span("7"), Ok(Duration::from_secs(7)));
+        for wrong in ["", "-1s", "x", "1 fortnight"] {
+            assert!(span(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -8,6 +8,7 @@ use bytes::{Buf, BytesMut};
 use rustix::io::Errno;
 use rustix::net::Shutdown;
 
+use super::BUSY;
 use crate::error::{Error, Result};
 use crate::paths::ContainerPaths;
 use crate::protocol::{Hello, Reply, Request, frame, socket};
@@ -52,16 +53,38 @@ impl Client {
     /// Sends a request, with `fds` beside it. A shim that is gone shows in the receive that follows.
     pub fn send(&mut self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<()> {
         let mut bytes = BytesMut::new();
-        if !self.greeted {
-            self.greeted = true;
-            frame::encode(&Hello::ours(), &mut bytes)?;
-            // Descriptors belong to the request: the hello goes alone.
-            if !fds.is_empty() {
-                self.write(&mut bytes, &[])?;
-            }
+        self.greet(&mut bytes)?;
+        // Descriptors belong to the request: the hello goes alone.
+        if !fds.is_empty() {
+            self.write(&mut bytes, &[])?;
         }
         frame::encode(request, &mut bytes)?;
         self.write(&mut bytes, fds)
+    }
+
+    /// Adds the hello, which comes before everything else and once.
+    fn greet(&mut self, bytes: &mut BytesMut) -> Result<()> {
+        match std::mem::replace(&mut self.greeted, true) {
+            true => Ok(()),
+            false => frame::encode(&Hello::ours(), bytes),
+        }
+    }
+
+    /// Whether a shim answers. One that says nothing for long, but does not close, is there as well.
+    pub(super) fn is_welcome(&mut self) -> Result<bool> {
+        let mut bytes = BytesMut::new();
+        self.greet(&mut bytes)?;
+        self.write(&mut bytes, &[])?;
+        while !self.welcomed {
+            if !self.is_ready_within(BUSY)? {
+                return Ok(true);
+            }
+            if self.fill(false)?.is_none() {
+                return Ok(false);
+            }
+            self.next()?;
+        }
+        Ok(true)
     }
 
     fn write(&self, bytes: &mut BytesMut, mut fds: &[BorrowedFd<'_>]) -> Result<()> {

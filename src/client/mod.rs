@@ -27,9 +27,8 @@ use crate::spec::Spec;
 use crate::spec::limits::LinuxResources;
 use crate::spec::rootfiles::RootFile;
 use crate::state::lock::Lock;
-use crate::state::process::boot_id;
 use crate::state::publish::{self, Durability};
-use crate::state::{ExitRecord, Mode, STATE_VERSION, State, Status, store};
+use crate::state::{ExitRecord, Mode, State, Status, store};
 use crate::sys::{self, spawn::Program};
 
 mod connection;
@@ -91,25 +90,9 @@ fn taken(paths: &ContainerPaths, id: &ContainerId) -> Error {
 fn insert(roots: &Roots, id: &ContainerId, spec: &Spec, files: &[RootFile]) -> Result<()> {
     let rootfs = spec.root().as_ref().map(|root| root.path().clone()).unwrap_or_default();
     let state = State {
-        version: STATE_VERSION,
-        id: id.clone(),
-        status: Status::Creating,
-        mode: Mode::Supervised,
-        boot_id: boot_id(),
-        init: None,
-        shim: None,
-        keeper: None,
-        adoptions: 0,
-        pipes: Default::default(),
-        cgroup_path: cgroup::container_path(roots, id)?,
-        bundle: roots.container(id).dir,
         rootfs,
         args: spec.process().as_ref().and_then(|process| process.args().clone()).unwrap_or_default(),
-        created_at: jiff::Timestamp::now(),
-        started_at: None,
-        restarts: Default::default(),
-        stopped_by: None,
-        reason: None,
+        ..State::creating(id, Mode::Supervised, cgroup::container_path(roots, id)?, roots.container(id).dir)
     };
     store::insert(roots, id, |new| {
         files.iter().try_for_each(|file| file.write_into(&new.dir))?;

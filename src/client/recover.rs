@@ -8,7 +8,7 @@
 //! ```
 
 use super::reach::{is_unsettled, reach};
-use super::{Holder, find_holder, start};
+use super::{Client, Holder, find_holder, start};
 use crate::error::Result;
 use crate::paths::{ContainerId, ContainerPaths, Roots};
 use crate::spec::Spec;
@@ -23,8 +23,8 @@ use crate::state::{Mode, State, Status, StoppedBy};
 /// restart policy says that it should run. False where there was nothing to do.
 pub fn recover(roots: &Roots, id: &ContainerId) -> Result<bool> {
     let paths = roots.container(id);
-    let view = store::view(roots, id)?;
-    let lost = !view.shim_alive && is_unsettled(&paths, &view)?;
+    // A lock that is held proves nothing: a shim that was killed has it until it is dead.
+    let lost = is_unsettled(&paths, &store::view(roots, id)?)? && !answers(&paths)?;
     if lost {
         reach(roots, id)?;
     }
@@ -33,6 +33,11 @@ pub fn recover(roots: &Roots, id: &ContainerId) -> Result<bool> {
         start(roots, id)?;
     }
     Ok(lost || started)
+}
+
+/// Whether a shim does.
+fn answers(paths: &ContainerPaths) -> Result<bool> {
+    Client::connect(paths)?.map_or(Ok(false), |mut client| client.is_welcome())
 }
 
 fn should_run_now(roots: &Roots, id: &ContainerId, paths: &ContainerPaths) -> Result<bool> {

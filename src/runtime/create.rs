@@ -3,7 +3,6 @@
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
-use jiff::Timestamp;
 use oci_spec::runtime::Mount;
 
 use super::console::Console;
@@ -16,10 +15,9 @@ use crate::spec::limits;
 use crate::spec::settings::Settings;
 use crate::spec::{Spec, bundle, env, validate};
 use crate::state::lock::Lock;
-use crate::state::process::boot_id;
 use crate::state::publish::{self, Durability};
 use crate::state::store;
-use crate::state::{Mode, ProcessRef, STATE_VERSION, State, Status};
+use crate::state::{Mode, ProcessRef, State, Status};
 
 /// What the caller of `create --bundle` wants beyond the bundle.
 #[derive(Debug, Default)]
@@ -60,25 +58,9 @@ pub fn create(roots: &Roots, id: &ContainerId, bundle: &Path, caller: Caller<'_>
         .ok_or_else(|| Error::failed(format!("container {id}"), "another command is working on it"))?;
     let rootfs = spec.root().as_ref().map(|root| bundle.join(root.path())).unwrap_or_default();
     let state = State {
-        version: STATE_VERSION,
-        id: id.clone(),
-        status: Status::Creating,
-        mode: Mode::Oci,
-        boot_id: boot_id(),
-        init: None,
-        shim: None,
-        keeper: None,
-        adoptions: 0,
-        pipes: Default::default(),
-        cgroup_path,
-        bundle,
         rootfs,
         args: spec.process().as_ref().and_then(|process| process.args().clone()).unwrap_or_default(),
-        created_at: Timestamp::now(),
-        started_at: None,
-        restarts: Default::default(),
-        stopped_by: None,
-        reason: None,
+        ..State::creating(id, Mode::Oci, cgroup_path, bundle)
     };
     // Before anything else exists, so that a crash leaves something that `delete -f` finds.
     let inserted = store::insert(roots, id, |new| {

@@ -93,6 +93,7 @@ fn settings(options: &Options) -> Result<Settings> {
         logging: Logging::parse(&options.log_drivers, &options.log_options)?,
         timeout: options.timeout,
         restart: options.restart,
+        health: options.health.clone(),
     };
     settings.check()?;
     Ok(settings)

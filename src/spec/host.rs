@@ -51,7 +51,8 @@ impl Host {
             return Err(Error::failed(format!("rootfs {}", rootfs.display()), "not a directory")
                 .hint("--rootfs DIR is an unpacked root filesystem, not an archive or an image"));
         }
-        let base = absolute(Path::new("."))?;
+        // In a directory that was deleted only a relative source is missing.
+        let base = std::env::current_dir().unwrap_or_default();
         let mut host = Self { rootfs, ..Self::default() };
         for text in &options.volumes {
             host.mounts.push(existing(&Volume::parse(text, &base)?)?);

@@ -13,6 +13,7 @@ pub mod compile;
 mod defaults;
 pub mod device;
 pub mod env;
+pub mod health;
 pub mod host;
 pub mod idmap;
 pub mod limits;

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use oci_spec::runtime::LinuxIdMapping;
 
 use crate::error::{Error, Result};
+use crate::spec::health::Health;
 use crate::spec::idmap;
 use crate::spec::limits::Limits;
 use crate::spec::restart::RestartPolicy;
@@ -65,6 +66,8 @@ pub struct Options {
     pub timeout: Option<NonZeroU64>,
     /// Whether it is started again once it has ended.
     pub restart: RestartPolicy,
+    /// How its health is checked.
+    pub health: Option<Health>,
     /// Where the output goes; see [`Logging::parse`](crate::spec::logging::Logging::parse).
     pub log_drivers: Vec<String>,
     /// How; see the same.
@@ -104,6 +107,7 @@ impl Options {
             rm: false,
             timeout: None,
             restart: RestartPolicy::No,
+            health: None,
             log_drivers: Vec::new(),
             log_options: Vec::new(),
             walls: Walls::default(),

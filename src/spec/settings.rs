@@ -7,12 +7,15 @@ use std::num::NonZeroU64;
 use oci_spec::runtime::Spec;
 
 use crate::error::{Error, Result};
+use crate::spec::health::Health;
 use crate::spec::logging::Logging;
 use crate::spec::restart::RestartPolicy;
 
 /// The annotations that are podrun's own.
 const PREFIX: &str = "dev.podrun.";
 const LABEL: &str = "dev.podrun.label.";
+/// What the names of those about health begin with, behind that.
+const HEALTH: &str = "health-";
 
 /// Seconds between the stop signal and SIGKILL where nothing else is said.
 pub const STOP_TIMEOUT: u64 = 10;
@@ -56,6 +59,8 @@ pub struct Settings {
     pub timeout: Option<NonZeroU64>,
     /// Whether it is started again once it has ended (`--restart`).
     pub restart: RestartPolicy,
+    /// How it is found out whether it does its work (`--health-cmd`).
+    pub health: Option<Health>,
 }
 
 impl Default for Settings {
@@ -74,6 +79,7 @@ impl Default for Settings {
             logging: Logging::default(),
             timeout: None,
             restart: RestartPolicy::No,
+            health: None,
         }
     }
 }
@@ -107,6 +113,10 @@ impl Settings {
                 "groups" => settings.groups = value.split(',').map(str::to_owned).collect(),
                 "seccomp" if value == "default" => settings.seccomp = Seccomp::Default,
                 "seccomp" => return Err(wrong()),
+                _ if name.starts_with(HEALTH) => {
+                    let health = settings.health.get_or_insert_default();
+                    health.set(&name[HEALTH.len()..], value).ok_or_else(wrong)?;
+                }
                 _ => return Err(Error::usage(format!("annotation {key}"), "is not one that podrun knows")),
             }
         }
@@ -121,7 +131,7 @@ impl Settings {
             return Err(Error::usage("--rm", format!("cannot be combined with --restart {}", self.restart))
                 .hint("a container that is started again is not deleted at its end"));
         }
-        Ok(())
+        self.health.as_ref().map_or(Ok(()), Health::check)
     }
 
     /// Adds these settings to `annotations`; what has its default is left out.
@@ -150,6 +160,9 @@ impl Settings {
         if self.restart != RestartPolicy::No {
             put("restart", self.restart.to_string());
         }
+        for (name, value) in self.health.iter().flat_map(Health::settings) {
+            put(&format!("{HEALTH}{name}"), value);
+        }
         if let Some(timeout) = self.timeout {
             put("timeout", timeout.to_string());
         }
@@ -174,6 +187,7 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::health::tests::any_health;
     use crate::spec::logging::tests::any_logging;
     use crate::spec::restart::tests::any_policy;
     use proptest::prelude::*;
@@ -185,12 +199,13 @@ mod tests {
             stop_timeout: u64, filtered: bool, groups in prop::collection::vec("[a-z0-9]{1,9}", 0..3),
             labels in prop::collection::btree_map(".{0,9}", ".{0,9}", 0..4), logging in any_logging(),
             timeout: Option<NonZeroU64>, restart in any_policy(),
+            health in prop::option::of(any_health()),
         ) {
             let rm = rm && restart == RestartPolicy::No;
             let seccomp = if filtered { Seccomp::Default } else { Seccomp::Configured };
             let settings = Settings {
                 overlay, idmap_root, init, rm, interactive, stop_signal, stop_timeout, seccomp, groups, labels,
-                logging, timeout, restart,
+                logging, timeout, restart, health,
             };
             let mut annotations = HashMap::new();
             settings.write_to(&mut annotations);

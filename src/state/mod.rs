@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::paths::ContainerId;
 
+pub mod health;
 pub mod lock;
 pub mod process;
 pub mod publish;
@@ -196,6 +197,33 @@ pub struct State {
     pub reason: Option<String>,
 }
 
+impl State {
+    /// The state of a container whose creation begins now; nothing is known of its command yet.
+    pub fn creating(id: &ContainerId, mode: Mode, cgroup_path: PathBuf, bundle: PathBuf) -> Self {
+        Self {
+            version: STATE_VERSION,
+            id: id.clone(),
+            status: Status::Creating,
+            mode,
+            boot_id: process::boot_id(),
+            init: None,
+            shim: None,
+            keeper: None,
+            adoptions: 0,
+            pipes: PipeRefs::default(),
+            cgroup_path,
+            bundle,
+            rootfs: PathBuf::new(),
+            args: Vec::new(),
+            created_at: Timestamp::now(),
+            started_at: None,
+            restarts: Default::default(),
+            stopped_by: None,
+            reason: None,
+        }
+    }
+}
+
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -257,7 +285,7 @@ pub struct ExitRecord {
     pub memory_peak: Option<u64>,
     /// Everything that was in the pipes when init ended is in the log.
     pub logs_drained: bool,
-    /// Why the exit code cannot be known, or why the command never ran.
+    /// Why the exit code cannot be known, why the command never ran, or why podrun ended it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::paths::{ContainerId, ContainerPaths, Roots};
+use crate::state::health::HealthState;
 use crate::state::lock::Lock;
 use crate::state::process::boot_id;
 use crate::state::publish::{self, Durability};
@@ -136,6 +137,8 @@ pub struct View {
     pub pid_alive: bool,
     /// How it ended, once it did.
     pub exit: Option<ExitRecord>,
+    /// Whether it does its work, where its shim checks that.
+    pub health: Option<HealthState>,
 }
 
 /// The container `id` as it is now; an error that says so where it does not exist.
@@ -193,7 +196,13 @@ fn find_with(roots: &Roots, id: &ContainerId, boot_id: &str, trust: Trust) -> Re
         Some(exit) => Some(exit),
         None => publish::read_json(&paths.exit())?,
     };
-    Ok(Some(observe(state, exit, held, boot_id, trust)))
+    let mut view = observe(state, exit, held, boot_id, trust);
+    if matches!(view.state.status, Status::Running | Status::Paused) {
+        // Of another run it says nothing about this one.
+        let health = publish::read_json::<HealthState>(&paths.health()).ok().flatten();
+        view.health = health.filter(|health| Some(health.run) == view.state.started_at);
+    }
+    Ok(Some(view))
 }
 
 /// What is true now of a container whose files say `state` and `exit`.
@@ -206,24 +215,24 @@ fn observe(mut state: State, exit: Option<ExitRecord>, held: bool, boot_id: &str
         if let Some(due) = state.restarts.due {
             state.reason = Some(pending(&state, due, shim_alive, exit.as_ref()));
         }
-        return View { state, shim_alive, pid_alive: false, exit };
+        return View { state, shim_alive, pid_alive: false, exit, health: None };
     }
     if !same_boot {
         let reason = "the host was restarted";
         state.status = Status::Stopped;
         state.reason = Some(reason.to_owned());
         let exit = exit.unwrap_or_else(|| ExitRecord::unknown(state.started_at, reason));
-        return View { state, shim_alive: false, pid_alive: false, exit: Some(exit) };
+        return View { state, shim_alive: false, pid_alive: false, exit: Some(exit), health: None };
     }
     let believed = trust == Trust::Shim && shim_alive && exit.is_none();
     let pid_alive = state.init.is_some_and(|init| believed || init.is_alive());
     // A shim that lives will see init's end and tell of it itself, unless it has told already.
     if pid_alive || (shim_alive && exit.is_none()) || (state.status == Status::Creating && held) {
-        return View { state, shim_alive, pid_alive, exit: None };
+        return View { state, shim_alive, pid_alive, exit: None, health: None };
     }
     if state.status == Status::Creating {
         state.reason = Some("the command that was creating it is gone".to_owned());
-        return View { state, shim_alive, pid_alive, exit: None };
+        return View { state, shim_alive, pid_alive, exit: None, health: None };
     }
     state.status = Status::Stopped;
     let exit = exit.unwrap_or_else(|| {
@@ -236,7 +245,7 @@ fn observe(mut state: State, exit: Option<ExitRecord>, held: bool, boot_id: &str
         )
     });
     state.reason = state.reason.or_else(|| exit.reason.clone());
-    View { state, shim_alive, pid_alive, exit: Some(exit) }
+    View { state, shim_alive, pid_alive, exit: Some(exit), health: None }
 }
 
 /// That a container is about to be started again.
@@ -261,29 +270,15 @@ pub fn write_state(paths: &ContainerPaths, state: &State, durability: Durability
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::state::{Ending, ProcessRef, STATE_VERSION};
+    use crate::state::{Ending, ProcessRef};
 
     pub(crate) fn state(status: Status, init: Option<ProcessRef>) -> State {
+        let id = "c".parse().unwrap();
         State {
-            version: STATE_VERSION,
-            id: "c".parse().unwrap(),
             status,
-            mode: Mode::Supervised,
             boot_id: "this".into(),
             init,
-            shim: None,
-            keeper: None,
-            adoptions: 0,
-            pipes: Default::default(),
-            cgroup_path: "/sys/fs/cgroup/x".into(),
-            bundle: "/b".into(),
-            rootfs: "/r".into(),
-            args: vec![],
-            created_at: jiff::Timestamp::UNIX_EPOCH,
-            started_at: None,
-            restarts: Default::default(),
-            stopped_by: None,
-            reason: None,
+            ..State::creating(&id, Mode::Supervised, "/sys/fs/cgroup/x".into(), "/b".into())
         }
     }
 

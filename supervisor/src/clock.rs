@@ -14,17 +14,19 @@ pub(crate) enum Alarm {
     Timeout,
     /// For another run.
     Restart,
+    /// For a look at its health.
+    Health,
 }
 
 /// How many there are.
-const ALARMS: usize = 3;
+const ALARMS: usize = 4;
 
 /// The moments that are set.
 #[derive(Debug, Default)]
 pub(crate) struct Clock([Option<Instant>; ALARMS]);
 
 impl Clock {
-    const ALL: [Alarm; ALARMS] = [Alarm::Kill, Alarm::Timeout, Alarm::Restart];
+    const ALL: [Alarm; ALARMS] = [Alarm::Kill, Alarm::Timeout, Alarm::Restart, Alarm::Health];
 
     /// Sets `alarm` to `after` from now, instead of what it was set to before. So far away that it never
     /// comes is not set.

@@ -52,6 +52,7 @@ use crate::signals::Signals;
 
 mod deliver;
 mod end;
+mod health;
 mod restart;
 
 /// How many questions may wait for the driver; the clients that ask more wait with them.
@@ -126,6 +127,7 @@ pub(crate) async fn run(
         gate: None,
         logger: Logger::start(pump),
         due: false,
+        health: None,
         shared,
         inbox,
         answers: HashMap::new(),
@@ -170,6 +172,8 @@ pub(crate) struct Driver<'a> {
     pub(crate) logger: Logger,
     /// It is time for another run, once the last one's output is in the log.
     due: bool,
+    /// What is known of its health, where that is checked.
+    health: Option<health::Health>,
     pub(crate) shared: Rc<Shared>,
     pub(crate) inbox: mpsc::Receiver<Command>,
     answers: HashMap<Ticket, oneshot::Sender<Answer>>,
@@ -217,10 +221,12 @@ impl Driver<'_> {
                     self.due = false;
                     self.on(Event::Due).await;
                 }
+                found = health::found(&mut self.health) => self.checked(found).await,
                 alarm = self.clock.rings() => match alarm {
                     Alarm::Kill => self.on(Event::TimeUp).await,
                     Alarm::Timeout => self.on(Event::RunTimeOver).await,
                     Alarm::Restart => self.due = true,
+                    Alarm::Health => self.check_health(),
                 },
                 Some(command) = self.inbox.recv() => self.command(command).await,
             }
@@ -251,10 +257,10 @@ impl Driver<'_> {
         } else if self.state.status == Status::Running {
             // Half paused for a client that was not told so.
             self.thaw();
-            self.limit_run_time();
+            self.watch_run();
             self.rest();
         } else if self.state.status == Status::Paused {
-            self.limit_run_time();
+            self.watch_run();
             self.rest();
         }
         Ok(())
@@ -412,12 +418,14 @@ impl Driver<'_> {
         self.state.started_at = Some(Timestamp::now());
         self.write_state();
         self.keep.let_go(Slot::Gate);
-        self.limit_run_time();
+        self.watch_run();
         self.rest();
     }
 
-    /// Has the command ended once it has run for as long as it may.
-    fn limit_run_time(&mut self) {
+    /// Sets the clock for what follows from a run's beginning: its checks, and its end where it may not run
+    /// for longer.
+    fn watch_run(&mut self) {
+        self.watch_health();
         let (Some(timeout), Some(started)) = (self.settings.timeout, self.state.started_at) else { return };
         if let Ok(end) = started.checked_add(Duration::from_secs(timeout.get())) {
             self.clock.set_at(Alarm::Timeout, end);

@@ -185,6 +185,7 @@ impl Machine {
                 }
                 _ => vec![],
             },
+            Event::Unhealthy(action) => self.unhealthy(action),
             Event::Terminate => {
                 self.ask(Asked::Shutdown);
                 self.begin_stop(None)
@@ -360,7 +361,7 @@ impl Machine {
         actions.push(Action::Record(Verdict {
             ending,
             killed_by_other: was_killed && !self.memory.killed,
-            asked: self.memory.asked.filter(|_| was_killed),
+            asked: self.memory.asked,
             start_failed: self.memory.start_failed.clone(),
             next: self.next,
         }));

@@ -106,7 +106,7 @@ impl Owned {
 mod tests {
     use super::*;
     use podrun::launch::Terminal;
-    use podrun::state::{Mode, STATE_VERSION, Status};
+    use podrun::state::{Mode, Status};
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
     fn fd() -> OwnedFd {
@@ -114,26 +114,10 @@ mod tests {
     }
 
     fn kept(streams: Streams) -> Streams {
+        let id = "c".parse().unwrap();
         let state = State {
-            version: STATE_VERSION,
-            id: "c".parse().unwrap(),
             status: Status::Created,
-            mode: Mode::Supervised,
-            boot_id: "b".into(),
-            init: None,
-            shim: None,
-            keeper: None,
-            adoptions: 0,
-            pipes: Default::default(),
-            cgroup_path: "/c".into(),
-            bundle: "/b".into(),
-            rootfs: "/r".into(),
-            args: vec![],
-            created_at: Timestamp::UNIX_EPOCH,
-            started_at: None,
-            restarts: Default::default(),
-            stopped_by: None,
-            reason: None,
+            ..State::creating(&id, Mode::Supervised, "/c".into(), "/b".into())
         };
         let facts = Facts {
             roots: Roots::new(None, None).unwrap(),

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use podrun::cgroup::Cgroup;
 use podrun::spec::settings::Settings;
 use podrun::state::{Ending, ExitRecord, State};
+use rustix::process::Signal;
 
 use crate::machine::Verdict;
 use crate::machine::restart::Asked;
@@ -34,8 +35,16 @@ pub(crate) fn measure(
             record.system_usec = cpu.system_usec;
         }
     }
-    if let Some(timeout) = settings.timeout.filter(|_| verdict.asked == Some(Asked::Timeout)) {
-        record.reason = Some(format!("killed: it had run for its --timeout of {timeout} s"));
+    let killed = record.exit_signal == Some(Signal::KILL.as_raw());
+    match (verdict.asked, settings.timeout) {
+        (Some(Asked::Timeout), Some(timeout)) if killed => {
+            record.reason = Some(format!("killed: it had run for its --timeout of {timeout} s"));
+        }
+        (Some(Asked::Unhealthy), _) if killed => record.reason = Some("killed: it was unhealthy".to_owned()),
+        (Some(Asked::Health | Asked::Renewal), _) => {
+            record.reason = Some("stopped: it was unhealthy".to_owned());
+        }
+        _ => {}
     }
     if let Some(error) = &verdict.start_failed {
         record = record.ended(Ending::Exited(error.launch_exit_code().into()));

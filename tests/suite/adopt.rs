@@ -79,6 +79,27 @@ fn every_command_that_needs_the_shim_adopts() {
 }
 
 #[test]
+fn a_shim_that_is_still_dying_is_lost_already() {
+    let podrun = Podrun::new();
+    podrun.run_script("c", TALKER);
+    podrun.lose("c");
+    // A killed process has its lock until it is dead, which may take a while.
+    let lock = podrun::state::lock::Lock::take(&podrun.run_root().join("locks/c")).unwrap();
+    let recover = podrun.cmd(["recover", "c"]).spawn();
+    let waits = || {
+        let place = std::fs::read_to_string(format!("/proc/{}/wchan", recover.pid())).unwrap_or_default();
+        place.contains("nanosleep")
+    };
+    while !waits() && is_alive(recover.pid()) {
+        std::thread::yield_now();
+    }
+    drop(lock);
+    let recover = recover.finish();
+    assert_eq!((recover.out().as_str(), recover.err().as_str()), ("c\n", ""), "{recover}");
+    assert_eq!(podrun.listed("c"), "running");
+}
+
+#[test]
 fn what_was_waiting_goes_on_with_the_next_shim() {
     let podrun = Podrun::new();
     podrun.run_script("c", TALKER);

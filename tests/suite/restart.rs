@@ -19,7 +19,7 @@ fn runs(count: usize) -> String {
 impl Podrun {
     /// A container with a restart policy, whose every run is counted before it does `script`.
     #[track_caller]
-    fn counted(&self, id: &str, policy: &str, script: &str) {
+    pub(crate) fn counted(&self, id: &str, policy: &str, script: &str) {
         let (rootfs, script) = (overlay(busybox()), COUNT.to_owned() + script);
         let args = ["run", id, "-d", "--restart", policy, "--rootfs", &rootfs, "--", "sh", "-c", &script];
         self.cmd(args).prints(&format!("{id}\n"));
@@ -27,7 +27,7 @@ impl Podrun {
 
     /// Waits until the container's state is as wanted.
     #[track_caller]
-    fn state_until(&self, id: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) fn state_until(&self, id: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + hang_limit();
         loop {
             let state = self.state(id);

@@ -28,6 +28,7 @@ impl Driver<'_> {
     /// The end of a run, up to its record.
     pub(super) async fn record(&mut self, verdict: Verdict) -> Event {
         self.clock = Default::default();
+        self.health = None;
         let mut record = record::measure(&self.state, &verdict, &self.settings, self.cgroup.as_ref());
         // Init's end is the end of its pid namespace; in one that is not its own it took nobody along.
         if podrun::spec::walls::shares_pids(self.spec)

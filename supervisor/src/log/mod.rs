@@ -58,3 +58,16 @@ pub(crate) struct Drain {
     /// Nothing will follow.
     pub(crate) last: bool,
 }
+
+#[cfg(test)]
+#[path = "../../../fuzz/bodies/log_repair.rs"]
+mod repair;
+
+#[cfg(test)]
+#[test]
+fn what_a_killed_writer_left_is_repaired() {
+    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus/log_repair");
+    for entry in std::fs::read_dir(corpus).expect("a corpus") {
+        repair::check(&std::fs::read(entry.expect("an entry").path()).expect("an input"));
+    }
+}

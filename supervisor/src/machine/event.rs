@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use podrun::error::Error;
 use podrun::protocol::Reply;
+use podrun::spec::health::OnUnhealthy;
 use podrun::state::{Ending, ExitRecord};
 
 use super::restart::{Asked, Next};
@@ -65,6 +66,8 @@ pub(crate) enum Event {
     TimeUp,
     /// The command has run for as long as it may.
     RunTimeOver,
+    /// The container is unhealthy, and this is what to do.
+    Unhealthy(OnUnhealthy),
     /// SIGTERM to the shim.
     Terminate,
     /// Init has ended; it is not reaped yet.

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use podrun::error::Error;
 use podrun::protocol::Reply;
+use podrun::spec::health::OnUnhealthy;
 use podrun::spec::restart::RestartPolicy;
 use podrun::state::{Restarts, StoppedBy};
 use rustix::process::Signal;
@@ -33,6 +34,12 @@ const HEALTHY: Duration = Duration::from_secs(10);
 pub(crate) enum Asked {
     /// The command has run for as long as it may: its policy decides.
     Timeout,
+    /// It is unhealthy, and to be killed: its policy decides.
+    Unhealthy,
+    /// It is unhealthy, and to run again, whatever its policy.
+    Renewal,
+    /// It is unhealthy, and to be stopped: for good.
+    Health,
     /// SIGTERM to the shim: for good.
     Shutdown,
     /// A client asked for it: for good.
@@ -43,7 +50,8 @@ impl Asked {
     /// Who has stopped the container for good.
     pub(crate) fn stopped_by(self) -> Option<StoppedBy> {
         match self {
-            Self::Timeout => None,
+            Self::Timeout | Self::Unhealthy | Self::Renewal => None,
+            Self::Health => Some(StoppedBy::Health),
             Self::Shutdown => Some(StoppedBy::Shutdown),
             Self::User => Some(StoppedBy::User),
         }
@@ -77,7 +85,8 @@ pub(crate) fn next(
     // What fails at the first start, or was never started, is for its user to see.
     let began = ran.is_some() || past.count > 0;
     let stopped = asked.is_some_and(|asked| asked.stopped_by().is_some());
-    if !began || stopped || !policy.wants_again(code, past.count) {
+    let wanted = asked == Some(Asked::Renewal) || policy.wants_again(code, past.count);
+    if !began || stopped || !wanted {
         return Next::End;
     }
     let in_a_row = match ran {
@@ -100,6 +109,22 @@ impl Machine {
     /// podrun ends this run, or the container.
     pub(super) fn ask(&mut self, asked: Asked) {
         self.memory.asked = self.memory.asked.max(Some(asked));
+    }
+
+    /// It is unhealthy.
+    pub(super) fn unhealthy(&mut self, action: OnUnhealthy) -> Vec<Action> {
+        let asked = match action {
+            _ if self.phase != Phase::Running => return vec![],
+            OnUnhealthy::None => return vec![],
+            OnUnhealthy::Restart => Asked::Renewal,
+            OnUnhealthy::Stop => Asked::Health,
+            OnUnhealthy::Kill => Asked::Unhealthy,
+        };
+        self.ask(asked);
+        match action {
+            OnUnhealthy::Kill => self.kill_all(),
+            _ => self.begin_stop(None),
+        }
     }
 
     /// The last run was the last one.
@@ -216,12 +241,15 @@ mod tests {
     fn what_was_stopped_or_never_ran_does_not_run_again() {
         let always = |past, ran, asked| next(RestartPolicy::Always, past, Some(1), ran, asked);
         let fresh = Restarts::default();
-        for asked in [Asked::User, Asked::Shutdown] {
+        for asked in [Asked::User, Asked::Shutdown, Asked::Health] {
             assert_eq!(always(fresh, Some(MS), Some(asked)), Next::End);
         }
         assert_eq!(always(fresh, None, None), Next::End, "its first start failed");
         assert_ne!(always(Restarts { count: 1, ..fresh }, None, None), Next::End);
-        assert_ne!(always(fresh, Some(MS), Some(Asked::Timeout)), Next::End);
+        for asked in [Asked::Timeout, Asked::Unhealthy] {
+            assert_ne!(always(fresh, Some(MS), Some(asked)), Next::End);
+        }
+        assert_ne!(next(RestartPolicy::No, fresh, Some(0), Some(MS), Some(Asked::Renewal)), Next::End);
     }
 
     proptest! {

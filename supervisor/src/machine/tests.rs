@@ -1,4 +1,5 @@
 use super::*;
+use podrun::spec::health::OnUnhealthy;
 use podrun::spec::restart::RestartPolicy;
 use proptest::prelude::*;
 use std::collections::HashMap;
@@ -118,6 +119,8 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Terminate),
         3 => ending.prop_map(init_ended),
         2 => Just(Event::Due),
+        1 => prop::sample::select(vec![OnUnhealthy::Restart, OnUnhealthy::Stop, OnUnhealthy::Kill])
+            .prop_map(Event::Unhealthy),
     ]
 }
 

@@ -1,0 +1,7 @@
+//! `cargo +nightly fuzz run state`: see ../bodies/state.rs.
+#![no_main]
+
+#[path = "../bodies/state.rs"]
+mod body;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| body::check(data));
