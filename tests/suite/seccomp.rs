@@ -73,9 +73,9 @@ fn node_has_its_threads_and_files() {
 /// compiler, says so.
 fn compiled_and_run(name: &str, source: &str, compiler: &str) -> Option<String> {
     let podrun = Podrun::new();
-    std::fs::write(podrun.dir().join(name), source).unwrap();
+    std::fs::write(podrun.dir().join(name), source).expect("prepare a program");
     let image = podrun.dir().join("image");
-    std::fs::create_dir(&image).unwrap();
+    std::fs::create_dir(&image).expect("prepare a program");
     // The libraries that it is made of are compiled once.
     let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-go");
     let compiled = podrun.program("sh", ["-c", compiler]).env("GOCACHE", cache).env("CGO_ENABLED", "0").run();
@@ -85,7 +85,7 @@ fn compiled_and_run(name: &str, source: &str, compiler: &str) -> Option<String> 
     }
     assert_eq!(compiled.code, Some(0), "{compiled}");
     for dir in ["proc", "sys", "dev", "tmp"] {
-        std::fs::create_dir(image.join(dir)).unwrap();
+        std::fs::create_dir(image.join(dir)).expect("prepare a program");
     }
     let args = ["run", "--rm", "--network", "none", "--rootfs", image.to_str().unwrap(), "--", "/program"];
     Some(podrun.cmd(args).ok())
