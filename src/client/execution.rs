@@ -2,13 +2,14 @@
 //!
 //! ```text
 //!  Exec + witness ──▶ shim ──clone──▶ child ── "I" + pid ──▶ witness
+//!                                 └── or why it did not become the command, where no shim could tell
 //!       shim dies ─┬─ the child had spoken, or its pid was told: ExecWait to the next shim
 //!                  └─ the witness is at its end: there never was a child: Exec to the next shim
 //! ```
 //!
 //! So it runs once: neither twice, nor not at all.
 
-use std::io::IoSliceMut;
+use std::io::{IoSliceMut, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -22,6 +23,7 @@ use super::reach::{Reached, reach};
 use super::{Client, Received};
 use crate::error::{Error, Result};
 use crate::paths::{ContainerId, Roots};
+use crate::protocol::frame::MAX_BODY;
 use crate::protocol::{Exec, Reply, Request};
 use crate::state::ProcessRef;
 use crate::state::store::View;
@@ -37,6 +39,8 @@ pub struct Execution<'a> {
     /// Speaks when the process exists, and ends when there is none.
     witness: OwnedFd,
     process: Option<ProcessRef>,
+    /// A shim has said that the command was executed.
+    started: bool,
     /// How many shims were asked since one has answered last.
     unanswered: u32,
 }
@@ -67,7 +71,17 @@ impl<'a> Execution<'a> {
         };
         let request = Request::Exec(Box::new(Exec { witnessed: true, ..exec }));
         let witness = ask(&mut client, &request, fds)?;
-        Ok(Begun::Execution(Self { roots, id, request, fds, client, witness, process: None, unanswered: 0 }))
+        Ok(Begun::Execution(Self {
+            roots,
+            id,
+            request,
+            fds,
+            client,
+            witness,
+            process: None,
+            started: false,
+            unanswered: 0,
+        }))
     }
 
     /// The next reply if it is there. Closed: the container ended, and this process with it.
@@ -83,6 +97,11 @@ impl<'a> Execution<'a> {
                     self.unanswered = 0;
                     if let Reply::Started { pid, start_time } = *reply {
                         self.process = Some(ProcessRef { pid, start_time });
+                        self.started = true;
+                    }
+                    if let (Reply::ExecEnded(_), false, Some(error)) = (&*reply, self.started, self.failure())
+                    {
+                        return Ok(Received::Reply(Box::new(Reply::Refused(error)), fds));
                     }
                     return Ok(Received::Reply(reply, fds));
                 }
@@ -94,6 +113,14 @@ impl<'a> Execution<'a> {
     /// Sends the process a signal.
     pub fn signal(&mut self, signal: i32) -> Result<()> {
         self.client.send(&Request::ExecSignal { signal }, &[])
+    }
+
+    /// Why the process, which has ended, never became the command, where it was not a shim that told.
+    fn failure(&self) -> Option<Error> {
+        let mut text = Vec::new();
+        let witness = self.witness.try_clone().ok()?;
+        std::fs::File::from(witness).take(MAX_BODY as u64).read_to_end(&mut text).ok()?;
+        serde_json::from_slice(&text).ok()
     }
 
     /// With the next shim. False where there will be none.

@@ -302,6 +302,8 @@ fn main(child: &Child<'_>) -> ! {
         Ok(error) | Err(error) => error,
     };
     gate::report(&child.report, &error);
+    // Where the shim is gone, the client finds it here.
+    child.witness.iter().for_each(|witness| gate::report(witness, &error));
     clone::exit(credentials::failure_status(&error))
 }
 

@@ -161,7 +161,8 @@ pub(super) fn report(gate: impl AsFd, error: &Error) {
     if let Ok(bytes) = serde_json::to_vec(error) {
         let mut rest = bytes.as_slice();
         while !rest.is_empty() {
-            match rustix::io::write(&gate, rest) {
+            // Not by write: to nobody, that would be a SIGPIPE.
+            match rustix::net::send(&gate, rest, rustix::net::SendFlags::NOSIGNAL) {
                 Ok(written) => rest = &rest[written..],
                 Err(Errno::INTR) => {}
                 Err(_) => return,

@@ -116,6 +116,10 @@ pub struct PipeRefs {
     /// Where a minimal init tells how the command ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ending: Option<FileRef>,
+    /// Keeper and shim died together, and whoever took over found one of them no more: whatever was in it
+    /// is lost.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lost: bool,
 }
 
 /// What the restart policy of a container has done since the container was started by hand.

@@ -45,10 +45,12 @@ pub(crate) fn adopt(
     if let Some(cgroup) = Cgroup::open(&state.cgroup_path)? {
         pids.extend(cgroup.procs()?);
     }
-    let pipes = state.pipes.clone();
-    let find = |pipe: Option<FileRef>| pipe.and_then(|pipe| find(&pids, pipe)).map_or_else(closed, Ok);
-    let (stdout, stderr) = (find(pipes.stdout)?, find(pipes.stderr)?);
-    let ending = pipes.ending.map(|ending| find(Some(ending))).transpose()?;
+    let found = |pipe: Option<FileRef>| pipe.and_then(|pipe| find(&pids, pipe));
+    let (stdout, stderr) = (found(state.pipes.stdout), found(state.pipes.stderr));
+    // Init may have ended since it was looked at, and taken what was in its pipes along.
+    state.pipes.lost |= stdout.is_none() || stderr.is_none();
+    let (stdout, stderr) = (stdout.map_or_else(closed, Ok)?, stderr.map_or_else(closed, Ok)?);
+    let ending = state.pipes.ending.map(|ending| found(Some(ending)).map_or_else(closed, Ok)).transpose()?;
     if state.status == Status::Created {
         // It was executed, or it would have ended when its gate closed; when, nobody wrote down.
         state.status = Status::Running;

@@ -74,6 +74,7 @@ pub(crate) fn build(
         stdout: file_ref(stdout),
         stderr: file_ref(stderr),
         ending: file_ref(init.ending.as_ref()),
+        lost: false,
     };
     state.status = Status::Created;
     Ok((Built { pidfd: init.pidfd, streams, gate: init.gate, ending: init.ending }, cgroup))

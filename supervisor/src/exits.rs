@@ -32,6 +32,8 @@ pub(crate) struct Exits(Rc<Known>);
 struct Known {
     exits: RefCell<Vec<Exit>>,
     changed: Notify,
+    /// There never was a keeper that could tell.
+    untold: bool,
 }
 
 /// A process that an earlier shim started, and that may run still.
@@ -42,6 +44,15 @@ pub(crate) struct Orphan {
 }
 
 impl Exits {
+    /// Of processes whose keeper died with their shim.
+    pub(crate) fn untold() -> Self {
+        Self(Rc::new(Known { untold: true, ..Known::default() }))
+    }
+
+    fn patience(&self) -> Duration {
+        if self.0.untold { Duration::ZERO } else { PATIENCE }
+    }
+
     /// One more.
     pub(crate) fn add(&self, exit: Exit) {
         let mut exits = self.0.exits.borrow_mut();
@@ -74,7 +85,9 @@ impl Exits {
             }
         };
         tokio::pin!(told);
-        let Some(pidfd) = &orphan.pidfd else { return tokio::time::timeout(PATIENCE, told).await.ok() };
+        let Some(pidfd) = &orphan.pidfd else {
+            return tokio::time::timeout(self.patience(), told).await.ok();
+        };
         tokio::select! {
             biased;
             ending = &mut told => return Some(ending),
@@ -83,7 +96,7 @@ impl Exits {
         // Not the keeper's child where that one died too: then it is nobody's whom we could ask.
         match ending_of(orphan.process, pidfd.as_fd()) {
             Some(ending) => Some(ending),
-            None => match tokio::time::timeout(PATIENCE, told).await {
+            None => match tokio::time::timeout(self.patience(), told).await {
                 Ok(ending) => Some(ending),
                 Err(_) => ending_of(orphan.process, pidfd.as_fd()),
             },

@@ -11,7 +11,8 @@ use podrun::state::store;
 
 use crate::driver::Driver;
 use crate::keep::Order;
-use crate::sync::{self, Syncing};
+use crate::record;
+use crate::sync::{self, LastWord, Syncing};
 
 /// How long the end waits for clients that do not acknowledge.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -21,11 +22,15 @@ impl Driver<'_> {
     pub(crate) async fn finish(mut self) -> Result<()> {
         let logger = std::mem::take(&mut self.logger);
         // A stalled disk may still have some of the log to come.
+        let mut has_come = false;
         self.serving_until_unwanted(async {
-            logger.end().await;
+            has_come = logger.end().await;
             Ok(())
         })
         .await;
+        if has_come {
+            self.is_logged();
+        }
         let ledger = self.shared.ledger.clone();
         self.serving(tokio::time::timeout(PATIENCE, ledger.all_sent())).await;
         self.clean_cgroup();
@@ -49,6 +54,15 @@ impl Driver<'_> {
         // Last of all: until here the next shim would have to go on.
         self.keep.order(Order::Release);
         Ok(())
+    }
+
+    /// What the exit record did not wait for is in the log now.
+    fn is_logged(&mut self) {
+        let Some(record) = &mut self.record else { return };
+        record::logged(record, true, &self.state);
+        if let Err(error) = publish::json(&self.paths.run_exit(), record, Durability::Atomic) {
+            tracing::warn!("{error}");
+        }
     }
 
     /// Goes on serving clients until `done`.
@@ -93,13 +107,13 @@ impl Driver<'_> {
         }
     }
 
-    /// Publishes the durable copies, and has them seen onto the disk.
+    /// Has the durable copies published, and seen onto the disk.
     fn write_durably(&self) -> Result<Syncing> {
-        if let Some(record) = &self.record {
-            publish::json(&self.paths.exit(), record, Durability::Atomic)?;
-        }
-        store::write_state(&self.paths, &self.state, Durability::Atomic)?;
-        sync::begin(&self.paths, &self.known)
+        let word = LastWord { paths: &self.paths, record: self.record.as_ref(), state: &self.state };
+        // Where there is no room for another process, without one.
+        sync::begin(word, &self.known).inspect_err(|_| {
+            let _ = word.publish(Durability::Atomic).inspect_err(|error| tracing::error!("{error}"));
+        })
     }
 
     /// Removes the container; whoever asked for it is answered after the last trace is gone.

@@ -95,7 +95,10 @@ fn run() -> Result<()> {
         Role::First { control, keep } => match bootstrap::launch(control, &keep, log_to)? {
             Some(launched) => {
                 let bootstrap::Launched { owned, spec, creator } = launched;
-                supervise(owned, spec, Some(creator), keep, Exits::default())
+                // Adopted from outside: whatever ran inside was the child of a keeper that is gone.
+                let is_adopted = owned.facts.state.adoptions > 0;
+                let exits = if is_adopted { Exits::untold() } else { Exits::default() };
+                supervise(owned, spec, Some(creator), keep, exits)
             }
             None => Ok(()),
         },

@@ -13,6 +13,9 @@ use crate::machine::restart::Asked;
 /// Why nobody knows how a container ended.
 const UNKNOWN: &str = "it ended while no shim and no keeper lived, and another process took its exit status";
 
+/// Why the log of a container whose end is known may not be all that it wrote.
+const LOST: &str = "its shim and its keeper were gone for a time: some of its output is lost";
+
 /// The record of a container that ended now.
 pub(crate) fn measure(
     state: &State,
@@ -52,4 +55,12 @@ pub(crate) fn measure(
         record.reason = Some(error.to_string());
     }
     record
+}
+
+/// Whether the log has all that the container wrote: `drained` as far as it came out of its pipes.
+pub(crate) fn logged(record: &mut ExitRecord, drained: bool, state: &State) {
+    record.logs_drained = drained && !state.pipes.lost;
+    if state.pipes.lost && record.reason.is_none() {
+        record.reason = Some(LOST.to_owned());
+    }
 }

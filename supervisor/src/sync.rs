@@ -1,14 +1,15 @@
 //! Getting a container's last word onto the disk without waiting for it.
 //!
-//! `fsync` of a slow disk takes milliseconds, of a stalled one for ever, and nothing but a process
-//! of its own keeps that away from the loop. So the files are published by rename at once, and a
-//! child that holds only their descriptors sees them onto the disk.
+//! Writing to a slow disk takes milliseconds, to a stalled one for ever, and nothing but a process of its
+//! own keeps that away from the loop. So a child publishes the durable copies, and sees them onto the disk;
+//! until it has, the copy in the run root is what is read.
 
-use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
 use podrun::error::{Error, Result};
 use podrun::paths::ContainerPaths;
+use podrun::state::publish::{self, Durability};
+use podrun::state::{ExitRecord, State, store};
 use podrun::sys::clone::{Clone3, exit};
 use tokio::io::unix::AsyncFd;
 
@@ -23,24 +24,39 @@ pub(crate) struct Syncing {
     known: Known,
 }
 
-/// Begins to see the exit record and the state onto the disk.
-pub(crate) fn begin(paths: &ContainerPaths, known: &Known) -> Result<Syncing> {
-    let open = |path: std::path::PathBuf| {
-        File::open(&path).map(OwnedFd::from).map_err(|error| Error::io("open", path, &error))
-    };
-    // The renames are on the disk once the directory is.
-    let files = [open(paths.exit())?, open(paths.state())?, open(paths.dir.clone())?];
-    let keep = files.each_ref().map(AsFd::as_fd);
-    let child = Clone3 { keep: &keep, ..Clone3::default() }
-        .spawn(&files, sync)
-        .map_err(|error| Error::io("sync", &paths.dir, &error))?;
+/// What is published of a container that has ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LastWord<'a> {
+    pub(crate) paths: &'a ContainerPaths,
+    pub(crate) record: Option<&'a ExitRecord>,
+    pub(crate) state: &'a State,
+}
+
+impl LastWord<'_> {
+    /// Publishes it at once.
+    pub(crate) fn publish(&self, durability: Durability) -> Result<()> {
+        if let Some(record) = self.record {
+            publish::json(&self.paths.exit(), record, durability)?;
+        }
+        store::write_state(self.paths, self.state, durability)
+    }
+}
+
+/// Begins to publish `word`, and to see it onto the disk.
+pub(crate) fn begin(word: LastWord<'_>, known: &Known) -> Result<Syncing> {
+    let child = Clone3::default()
+        .spawn(word, become_scribe)
+        .map_err(|error| Error::io("sync", &word.paths.dir, &error))?;
     known.add(child.pid);
     Ok(Syncing { pidfd: fd::watch(child.pidfd, "a process")?, pid: child.pid, known: known.clone() })
 }
 
-fn sync(files: &[OwnedFd; 3]) -> ! {
-    let synced = files.iter().all(|file| rustix::fs::fsync(file).is_ok());
-    exit(i32::from(!synced))
+fn become_scribe(word: LastWord<'_>) -> ! {
+    let result = word.publish(Durability::Synced);
+    if let Err(error) = &result {
+        tracing::error!("{error}");
+    }
+    exit(i32::from(result.is_err()))
 }
 
 impl Syncing {

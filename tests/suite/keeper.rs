@@ -33,7 +33,7 @@ fn stopped(pid: i32) -> bool {
 
 /// Stops a process, and waits until it is: a signal acts when its receiver next runs.
 #[track_caller]
-fn freeze(pid: i32) {
+pub(crate) fn freeze(pid: i32) {
     process::send(pid, Signal::STOP);
     let deadline = std::time::Instant::now() + hang_limit();
     while !stopped(pid) {

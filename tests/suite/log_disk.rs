@@ -178,25 +178,26 @@ fn what_a_full_disk_drops_is_counted_to_the_byte() {
     assert_eq!(payloads.lines().count() + lines, count, "lines logged and dropped");
 }
 
-/// An ext4 file system in a file, at the place of a container's log; `None` where there is no loop device.
-fn ext4(podrun: &Podrun, id: &str) -> Option<SmallDisk> {
-    let dir = podrun.container_dir(id).join("log");
-    let script = "truncate -s 32M disk.img && mkfs.ext4 -q disk.img && mount -o loop disk.img \"$0\"";
-    let made = podrun.program("sh", ["-c", script, dir.to_str().expect("text")]).run();
-    (made.code == Some(0)).then_some(SmallDisk(dir))
+/// An ext4 file system in a file, as everything durable of `podrun`; `None` where there is no loop device.
+fn ext4(podrun: &Podrun) -> Option<SmallDisk> {
+    let script = "truncate -s 32M disk.img && mkfs.ext4 -q disk.img && mkdir -p \"$0\" && mount -o loop disk.img \"$0\" \
+                  && rmdir \"$0/lost+found\"";
+    let made = podrun.program("sh", ["-c", script, podrun.root().to_str().expect("text")]).run();
+    (made.code == Some(0)).then_some(SmallDisk(podrun.root().to_owned()))
 }
 
 #[test]
 fn a_frozen_disk_stalls_only_the_log() {
     let podrun = Podrun::new();
+    let Some(disk) = ext4(&podrun) else { return };
     let script = "trap 'seq 1001 2000; exit 3' TERM; seq 1 1000; \
                   while :; do sleep 0.02; i=$((i + 1)); echo tick $i >&2; done";
-    podrun.cmd(["create", "c", "--rootfs", &busybox(), "--", "sh", "-c", script]).prints("c\n");
-    let Some(disk) = ext4(&podrun, "c") else { return };
-    podrun.cmd(["start", "c"]).prints("c\n");
+    podrun.run_detached("c", &busybox(), ["sh", "-c", script]);
     podrun.says("c", "1000");
+    let waiter = podrun.cmd(["wait", "c"]).spawn();
     let freeze = |how: &str| podrun.program("fsfreeze", [how.as_ref(), disk.0.as_os_str()]).exits(0);
     freeze("-f");
+    let thawed = Thawed(&podrun, &disk);
     // Until the log's writer waits for the disk, as only a process in the kernel can.
     let stalled =
         |pid: &i32| process::status_field(*pid, "State").is_some_and(|state| state.starts_with('D'));
@@ -208,14 +209,29 @@ fn a_frozen_disk_stalls_only_the_log() {
     assert_eq!(podrun.status("c"), "running");
     podrun.cmd(["exec", "c", "--", "echo", "hi"]).prints("hi\n");
     podrun.cmd(["kill", "c", "TERM"]).exits(0);
+    assert_eq!(waiter.finish().out(), "3\n");
+    // Whoever comes later is answered, too.
     podrun.cmd(["wait", "c"]).prints("3\n");
     assert_eq!(podrun.status("c"), "stopped");
     assert!(podrun.log_writers().iter().any(stalled), "the disk is still frozen");
-    freeze("-u");
+    drop(thawed);
     podrun.settle();
     let numbers: String = (1..=2000).map(|i| format!("{i}\n")).collect();
     let logs = podrun.cmd(["logs", "c"]).run();
     assert_eq!(logs.out(), numbers);
     let ticks: Vec<_> = logs.err().lines().map(str::to_owned).collect();
     assert!(ticks.iter().enumerate().all(|(i, tick)| *tick == format!("tick {}", i + 1)), "{ticks:?}");
+    let record = podrun.cmd(["wait", "--json", "c"]).ok();
+    assert!(record.contains("\"logsDrained\":true"), "what came late is told: {record}");
+    // Before its disk goes.
+    podrun.cmd(["delete", "c"]).prints("c\n");
+}
+
+/// A frozen file system that thaws at the latest when the scenario ends: nothing could clean up otherwise.
+struct Thawed<'a>(&'a Podrun, &'a SmallDisk);
+
+impl Drop for Thawed<'_> {
+    fn drop(&mut self) {
+        self.0.program("fsfreeze", ["-u".as_ref(), self.1.0.as_os_str()]).run();
+    }
 }

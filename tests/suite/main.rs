@@ -15,6 +15,7 @@ mod health;
 mod init;
 mod inside;
 mod keeper;
+mod kills;
 mod lifecycle;
 mod lifecycles;
 mod limits;

@@ -37,7 +37,8 @@ impl Driver<'_> {
         {
             tracing::warn!("{error}");
         }
-        record.logs_drained = self.logger.drain(verdict.next == Next::End).await;
+        let drained = self.logger.drain(verdict.next == Next::End).await;
+        record::logged(&mut record, drained, &self.state);
         self.state.status = Status::Stopped;
         match verdict.next {
             Next::End => self.publish_end(&record),

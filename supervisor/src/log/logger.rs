@@ -24,6 +24,8 @@ pub(crate) struct Logger {
     now: Now,
     /// The way to the pump that pumps, until it was told to drain.
     order: Option<oneshot::Sender<Drain>>,
+    /// Tells whether all was logged, where a record did not wait for that.
+    late: Option<oneshot::Receiver<bool>>,
 }
 
 #[derive(Debug, Default)]
@@ -39,17 +41,26 @@ impl Logger {
     /// Has `pump` pump.
     pub(crate) fn start(pump: Pump) -> Self {
         let (order, orders) = oneshot::channel();
-        Self { now: Now::Pumping(tokio::task::spawn_local(pump.run(orders))), order: Some(order) }
+        Self { now: Now::Pumping(tokio::task::spawn_local(pump.run(orders))), order: Some(order), late: None }
     }
 
     /// Has what is in the pipes logged, with `last` as the end of the log; whether all of it was. What takes
     /// longer follows.
     pub(crate) async fn drain(&mut self, last: bool) -> bool {
-        let (done, drained) = oneshot::channel();
+        let (done, mut drained) = oneshot::channel();
         match self.order.take() {
             Some(order) => {
-                order.send(Drain { done, last }).is_ok()
-                    && matches!(tokio::time::timeout(PATIENCE, drained).await, Ok(Ok(true)))
+                if order.send(Drain { done, last }).is_err() {
+                    return false;
+                }
+                let in_time = tokio::time::timeout(PATIENCE, &mut drained).await;
+                in_time.map_or_else(
+                    |_| {
+                        self.late = Some(drained);
+                        false
+                    },
+                    |answer| answer == Ok(true),
+                )
             }
             // Nothing was pumped since.
             None => matches!(self.now, Now::Resting(_)),
@@ -80,11 +91,12 @@ impl Logger {
         }
     }
 
-    /// Waits until it is over: nothing follows.
-    pub(crate) async fn end(mut self) {
+    /// Waits until it is over: nothing follows. Whether something came late, and is all in the log now.
+    pub(crate) async fn end(mut self) -> bool {
         self.rests().await;
         if let Now::Resting(pump) = self.now {
             pump.close();
         }
+        self.late.is_some_and(|mut late| late.try_recv() == Ok(true))
     }
 }
