@@ -87,7 +87,16 @@ fn compiled_and_run(name: &str, source: &str, compiler: &str) -> Option<String> 
     for dir in ["proc", "sys", "dev", "tmp"] {
         std::fs::create_dir(image.join(dir)).expect("prepare a program");
     }
-    let args = ["run", "--rm", "--network", "none", "--rootfs", image.to_str().unwrap(), "--", "/program"];
+    let args = [
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "--rootfs",
+        image.to_str().expect("a path in UTF-8"),
+        "--",
+        "/program",
+    ];
     Some(podrun.cmd(args).ok())
 }
 
