@@ -145,11 +145,29 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // One error is one line, whatever a name or a path in it contains.
-        for c in self.what.chars().chain(": ".chars()).chain(self.why.chars()) {
-            if c.is_control() { write!(f, "{}", c.escape_default())? } else { fmt::Write::write_char(f, c)? }
-        }
-        Ok(())
+        write!(f, "{}: {}", escaped(&self.what), escaped(&self.why))
     }
+}
+
+/// `text` on one line, as it reads: nothing in it acts on a terminal or moves what stands beside it.
+pub fn escaped(text: &str) -> impl fmt::Display + '_ {
+    struct Escaped<'a>(&'a str);
+    impl fmt::Display for Escaped<'_> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            self.0.chars().try_for_each(|c| match acts(c) {
+                true => write!(f, "{}", c.escape_default()),
+                false => fmt::Write::write_char(f, c),
+            })
+        }
+    }
+    Escaped(text)
+}
+
+/// Whether a terminal acts on `c` rather than show it: a control character, a line or paragraph separator,
+/// or one that turns the direction of writing, so that a line reads as another than it is.
+pub fn acts(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
 impl std::error::Error for Error {}
@@ -179,6 +197,7 @@ mod tests {
     fn an_error_is_one_line_whatever_the_path_contains() {
         let error = Error::at("open", "/tmp/a\nb\x1b[2J", Errno::NOENT);
         assert_eq!(error.to_string(), "open /tmp/a\\nb\\u{1b}[2J: no such file or directory");
+        assert_eq!(escaped("é\u{202e}gpj.exe\u{2028}").to_string(), "é\\u{202e}gpj.exe\\u{2028}");
     }
 
     #[test]

@@ -296,7 +296,7 @@ impl Cgroup {
 
     /// v1's files bound one another: memory may not rise over memory and swap, which may not fall below it.
     /// What cannot be now can be after the others.
-    fn apply_in_any_order(&self, settings: &[&Setting]) -> Result<()> {
+    pub(super) fn apply_in_any_order(&self, settings: &[&Setting]) -> Result<()> {
         let mut later = Vec::new();
         for setting in settings {
             match self.apply_one(setting) {
@@ -307,7 +307,7 @@ impl Cgroup {
         later.into_iter().try_for_each(|setting| self.apply_one(setting))
     }
 
-    fn apply_one(&self, setting: &Setting) -> Result<()> {
+    pub(super) fn apply_one(&self, setting: &Setting) -> Result<()> {
         let Setting { file, value, otherwise, .. } = setting;
         let refused = |error: Error| {
             let hint = match error.errno() {

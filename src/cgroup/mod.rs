@@ -5,9 +5,9 @@
 //!  <mount>/podrun/_shims     every shim, outside those limits and outside the caller's cgroup
 //! ```
 //!
-//! [`limits`] says which files hold what OCI asks for, `controllers` has them, [`v1`] stands in for those
-//! that the host has bound there, `devices` is the one limit that is no file, `freeze` stops everything,
-//! [`usage`] reads, `remove` ends it.
+//! [`limits`] says which files hold what OCI asks for, `change` puts others in their place, `controllers`
+//! has them, [`v1`] stands in for those that the host has bound there, `devices` is the one limit that is
+//! no file, `freeze` stops everything, [`usage`] reads, `remove` ends it.
 //!
 //! Nothing here starts a process: a container is *born* in its cgroup (CLONE_INTO_CGROUP), because
 //! moving one costs time and races with its first fork. All files are read and written
@@ -31,6 +31,7 @@ use crate::error::{Error, Result};
 use crate::sys::mount::{MountAttr, RDONLY};
 use crate::sys::mount_setattr;
 
+mod change;
 mod controllers;
 mod devices;
 mod freeze;

@@ -54,6 +54,10 @@ pub(super) struct Args {
     /// Give it one more capability; may be repeated
     #[arg(long, value_name = "CAPABILITY", value_parser = capability)]
     cap: Vec<Capability>,
+    /// With every capability and without a seccomp filter; the namespaces, mounts and devices stay the
+    /// container's
+    #[arg(long, conflicts_with = "cap")]
+    privileged: bool,
     /// The process as JSON, as `process` in a config.json has it; for containers that an engine supervises
     #[arg(long, short, value_name = "FILE")]
     process: Option<PathBuf>,
@@ -112,6 +116,7 @@ fn by_ourselves(roots: &Roots, args: Args) -> Outcome {
         cwd: args.cwd,
         user: args.user,
         capabilities: args.cap,
+        privileged: args.privileged,
         terminal: args.tty,
     };
     let mut signals = if args.detach { None } else { Some(Signals::register()?) };
@@ -159,6 +164,7 @@ fn by_shim(roots: &Roots, args: Args) -> Outcome {
         cwd: args.cwd.clone(),
         user: args.user.clone(),
         detach: args.detach,
+        privileged: args.privileged,
         terminal: args.tty.then(|| own_window().unwrap_or(WINDOW)),
         ..Exec::default()
     };

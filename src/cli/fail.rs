@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use jiff::Timestamp;
-use podrun::error::{Error, Kind};
+use podrun::error::{Error, Kind, escaped};
 
 use super::{Cli, LogFormat, NAMES};
 
@@ -44,7 +44,7 @@ pub(super) fn report(errors: &[Error], sink: &Sink, launches: bool) -> ExitCode 
         text.push_str(&format!("podrun: {error}\n"));
         let next = errors.get(index + 1).and_then(|next| next.hint.as_ref());
         if let Some(hint) = error.hint.as_ref().filter(|hint| next != Some(*hint)) {
-            text.push_str(&format!("hint: {hint}\n"));
+            text.push_str(&format!("hint: {}\n", escaped(hint)));
         }
     }
     eprint(&text);

@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Write};
 
-use podrun::error::{Error, Result};
+use podrun::error::{Error, Result, acts};
 use serde::Serialize;
 
 /// Prints `text`. A reader that has seen enough is no failure.
@@ -26,10 +26,11 @@ pub(super) fn json<T: Serialize>(value: &T) -> Result<()> {
     line(escape(text))
 }
 
-/// JSON lets DEL and the control characters above ASCII through as they are, and some terminals act on
-/// them. Outside of strings there are none.
+/// JSON lets DEL, the control characters above ASCII and those that turn the direction of writing through
+/// as they are, and terminals act on them. Outside of strings there are none; of those below DEL only
+/// newlines.
 pub(super) fn escape(json: String) -> String {
-    let acts = |c: char| matches!(c, '\u{7f}'..='\u{9f}');
+    let acts = |c: char| c != '\n' && acts(c);
     if !json.contains(acts) {
         return json;
     }
@@ -58,8 +59,7 @@ pub(super) fn columns(rows: &[String]) -> Result<String> {
 /// `text` as one cell: on one line, without anything that a terminal would act on, and not wider
 /// than `width`.
 pub(super) fn cell(text: &str, width: usize) -> String {
-    let mut cell: String =
-        text.chars().map(|c| if c.is_control() { '?' } else { c }).take(width + 1).collect();
+    let mut cell: String = text.chars().map(|c| if acts(c) { '?' } else { c }).take(width + 1).collect();
     if cell.chars().count() > width {
         cell = cell.chars().take(width - 1).chain(['…']).collect();
     }
@@ -72,9 +72,9 @@ mod tests {
 
     #[test]
     fn json_holds_nothing_that_a_terminal_acts_on_and_says_the_same() {
-        let text = "a\u{7f}\u{9b}2J\x1bé";
+        let text = "a\u{7f}\u{9b}2J\x1bé\u{202e}";
         let json = escape(serde_json::to_string(text).expect("JSON"));
-        assert_eq!(json, r#""a\u007f\u009b2J\u001bé""#);
+        assert_eq!(json, r#""a\u007f\u009b2J\u001bé\u202e""#);
         assert_eq!(serde_json::from_str::<String>(&json).expect("JSON"), text);
     }
 

@@ -6,25 +6,24 @@ use std::path::Path;
 
 use nix::sched::CloneFlags;
 use oci_spec::runtime::LinuxNamespaceType;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::credentials::{self, ProcessPlan};
 use super::gate::{self, Gate};
 use super::hooks::Hooks;
 use super::plan::Plan;
 use super::{
-    Init, Stdio, Terminal, command, dev, identity, init, masks, mounts, network, rootfs, sources, terminal,
-    time, userns,
+    Init, Stdio, Terminal, command, dev, identity, init, join, masks, mounts, network, rootfs, sources,
+    terminal, time, userns,
 };
 use crate::cgroup::Cgroup;
 use crate::cgroup::v1::Entrance;
 use crate::error::{Error, Result};
 use crate::spec::terminal::WindowSize;
 use crate::sys::mount::{MountAttr, RDONLY};
-use crate::sys::{Clone3, Cloned, clone, fd, is_single_threaded, mount_setattr, signal};
+use crate::sys::{Clone3, clone, fd, is_single_threaded, mount_setattr, signal};
 
 /// What the child has of its parent: the plan, and the only descriptors it keeps.
 struct Child {
@@ -34,8 +33,8 @@ struct Child {
     listener: Option<OwnedFd>,
     ending: Option<OwnedFd>,
     maps: sources::OwnMaps,
-    /// Where the mounts come from, in a user namespace.
-    builder: Option<OwnedFd>,
+    /// Where it hears that its user namespace has its maps.
+    mapped: Option<OwnedFd>,
     /// What it has to enter, being born in the cgroup alone.
     entrances: Vec<Entrance>,
 }
@@ -60,18 +59,16 @@ pub fn create(plan: Plan, cgroup: Option<&Cgroup>, stdio: Stdio, gate: Gate) -> 
     };
     let supervised = listener.is_none();
     let maps = sources::own_maps(&plan)?;
-    let (builder, to) = match plan.userns {
+    let (mapped, tell) = match plan.userns {
         Some(_) => {
-            // Each message is one mount.
-            let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
-            let (from, to) = pair.map_err(|errno| Error::os("make a socket for mounts", errno))?;
-            (Some(from), Some(to))
+            let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
+            let (mapped, tell) = pipe.map_err(|errno| Error::os("make a pipe", errno))?;
+            (Some(mapped), Some(tell))
         }
         None => (None, None),
     };
     let entrances = cgroup.map(Cgroup::entrances).transpose()?.unwrap_or_default();
-    let child =
-        Child { plan, stdio, gate: theirs, listener, ending: theirs_ending, maps, builder, entrances };
+    let child = Child { plan, stdio, gate: theirs, listener, ending: theirs_ending, maps, mapped, entrances };
     let mut keep: Vec<BorrowedFd<'_>> = child.stdio.fds().collect();
     keep.push(child.gate.as_fd());
     keep.extend(
@@ -79,7 +76,7 @@ pub fn create(plan: Plan, cgroup: Option<&Cgroup>, stdio: Stdio, gate: Gate) -> 
             .listener
             .iter()
             .chain(&child.ending)
-            .chain(&child.builder)
+            .chain(&child.mapped)
             .chain(&child.plan.preserved)
             .map(AsFd::as_fd),
     );
@@ -88,16 +85,17 @@ pub fn create(plan: Plan, cgroup: Option<&Cgroup>, stdio: Stdio, gate: Gate) -> 
     let clone =
         Clone3 { namespaces: child.plan.namespaces.new, cgroup: cgroup.map(AsFd::as_fd), keep: &keep };
     let spawn = || clone.spawn(&child, main);
-    let init = match child.plan.namespaces.pid.as_deref() {
-        Some(path) => in_namespace_at(path, spawn)?,
-        None => spawn().map_err(|error| {
+    let init = match (&child.plan.userns, child.plan.namespaces.pid.as_deref()) {
+        (Some(own), _) => userns::by_builder(&child.plan, &child.maps, own, &clone, &child, main)?,
+        (None, Some(path)) => join::in_pid_namespace(path, spawn)?,
+        (None, None) => spawn().map_err(|error| {
             let place = cgroup.map_or(Path::new("podrun's own cgroup"), Cgroup::path);
             Error::io("start init in", place, &error)
         })?,
     };
-    let builder = match to {
-        Some(to) => userns::prepare(&init, &child.plan, &child.maps, cgroup, &child.stdio, to),
-        None => Ok(None),
+    let mapped = match (&child.plan.userns, tell) {
+        (Some(own), Some(tell)) => userns::map(&init, own, &child.plan, &child.stdio, &tell),
+        _ => Ok(()),
     };
     // While the child builds: the kernel takes its time (0.1 to 0.5 ms) to look at a program, and nothing of
     // the container runs before it is built.
@@ -106,32 +104,12 @@ pub fn create(plan: Plan, cgroup: Option<&Cgroup>, stdio: Stdio, gate: Gate) -> 
     // The child's ends: with them open here, its end would not be an end of file.
     let hooks = child.plan.hooks.clone();
     drop(child);
-    let built = builder.and_then(|builder| {
-        let built = restricted.and_then(|()| attend(&ours, &hooks, init.pid));
-        userns::finish(builder);
-        built
-    });
+    let built = mapped.and(restricted).and_then(|()| attend(&ours, &hooks, init.pid));
     let terminal = built.inspect_err(|_| {
         let _ = signal::send(&init.pidfd, nix::libc::SIGKILL);
         let _ = waitid(WaitId::PidFd(init.pidfd.as_fd()), WaitIdOptions::EXITED);
     })?;
     Ok(Init { pid: init.pid, pidfd: init.pidfd, gate: supervised.then_some(ours), ending, terminal })
-}
-
-/// Runs `spawn` while this process's children are born in the pid namespace that `path` stands for.
-fn in_namespace_at(path: &Path, spawn: impl FnOnce() -> std::io::Result<Cloned>) -> Result<Cloned> {
-    let failed = |errno| Error::at("join the pid namespace", path, errno);
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let theirs = rustix::fs::open(path, flags, Mode::empty()).map_err(failed)?;
-    let ours = rustix::fs::open(c"/proc/self/ns/pid", flags, Mode::empty())
-        .map_err(|errno| Error::at("open", "/proc/self/ns/pid", errno))?;
-    let enter = |namespace: &OwnedFd| {
-        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::ProcessID)).map_err(failed)
-    };
-    enter(&theirs)?;
-    let spawned = spawn();
-    enter(&ours)?;
-    spawned.map_err(|error| Error::io("start init in the pid namespace", path, &error))
 }
 
 /// Does the parent's part while init is built.
@@ -212,13 +190,17 @@ fn build(child: &Child, process: &mut ProcessPlan) -> Result<Ready> {
     credentials::set_oom_score(process.oom_score_adj)?;
     rustix::process::umask(Mode::empty());
     namespaces(plan)?;
-    let (root, sources) = match &child.builder {
+    let (root, sources) = match &child.mapped {
         None => {
             let sources = sources::open(plan, &child.maps, None)?;
             (rootfs::build(plan, None)?, sources)
         }
-        Some(builder) => {
-            let (root, sources) = sources::receive(builder, plan)?;
+        Some(mapped) => {
+            if !userns::wait_until_mapped(mapped) {
+                // Nobody is left to whom anything could be told.
+                clone::exit(0);
+            }
+            let (root, sources) = sources::take(plan)?;
             userns::become_root()?;
             rootfs::cover(&root)?;
             (root, sources)
@@ -285,19 +267,8 @@ pub(super) fn take_stdio(stdio: &Stdio, placeholder: &OwnedFd) -> Result<()> {
 }
 
 fn namespaces(plan: &Plan) -> Result<()> {
-    for (kind, path) in &plan.namespaces.joined {
-        let failed = |errno| Error::at(&format!("join the {kind} namespace"), path, errno);
-        let kind = match kind {
-            LinuxNamespaceType::Network => LinkNameSpaceType::Network,
-            LinuxNamespaceType::Ipc => LinkNameSpaceType::InterProcessCommunication,
-            LinuxNamespaceType::Uts => LinkNameSpaceType::HostNameAndNISDomainName,
-            LinuxNamespaceType::Time => LinkNameSpaceType::Time,
-            // The plan lets no other through.
-            _ => LinkNameSpaceType::ControlGroup,
-        };
-        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
-        let namespace = rustix::fs::open(path, flags, Mode::empty()).map_err(failed)?;
-        move_into_link_name_space(namespace.as_fd(), Some(kind)).map_err(failed)?;
+    if plan.userns.is_none() {
+        join::others(plan)?;
     }
     if plan.namespaces.cgroup {
         // Not by clone3: the namespace would begin at the parent's cgroup.
@@ -338,15 +309,27 @@ pub(super) fn execute(process: &ProcessPlan, file: &CString, proc: Option<&Owned
     {
         return error;
     }
-    if let Err(error) = fd::only_stdio_survives_exec(process.preserved) {
-        return Error::io("close descriptors of", "podrun", &error);
+    if let Err(error) = close_all(process) {
+        return error;
     }
-    signal::reset();
     if let Some(filter) = &process.filter
         && let Err(error) = filter.load()
     {
         return error;
     }
+    become_command(process, file)
+}
+
+/// Nothing but what the command gets survives its `execve`, and no signal means anything special.
+pub(super) fn close_all(process: &ProcessPlan) -> Result<()> {
+    fd::only_stdio_survives_exec(process.preserved)
+        .map_err(|error| Error::io("close descriptors of", "podrun", &error))?;
+    signal::reset();
+    Ok(())
+}
+
+/// The last step: comes back only with the reason why not.
+pub(super) fn become_command(process: &ProcessPlan, file: &CString) -> Error {
     let Err(errno) = nix::unistd::execve(file, &process.args, &process.env);
     command::exec_failed(file, rustix::io::Errno::from_raw_os_error(errno as i32))
 }

@@ -144,7 +144,7 @@ impl CapabilityPlan {
         Self { bounding: empty, effective: empty, permitted: empty, inheritable: empty, ambient: empty }
     }
 
-    fn of(capabilities: &LinuxCapabilities) -> Self {
+    pub(super) fn of(capabilities: &LinuxCapabilities) -> Self {
         let set = |names: &Option<Capabilities>| {
             names.iter().flatten().fold(CapabilitySet::empty(), |set, name| set | bit(&name.to_string()))
         };
@@ -345,6 +345,16 @@ pub(super) fn settle(plan: &ProcessPlan) -> Result<()> {
         set_capabilities(left, CapabilitySet::empty())?;
     }
     filter.load()
+}
+
+/// For a process that will fork once more: is filtered, and puts down what [`assume`] kept for that.
+pub(super) fn filter_and_put_down(plan: &ProcessPlan) -> Result<()> {
+    let Some(filter) = &plan.filter else { return Ok(()) };
+    filter.load()?;
+    match plan.capabilities {
+        Some(left) => set_capabilities(left, CapabilitySet::empty()),
+        None => Ok(()),
+    }
 }
 
 /// What is not in the bounding set can never be gained again, not by a set-user-ID program either.

@@ -9,7 +9,11 @@
 //! All namespaces are joined by calls on init's pidfd, so that no other process's can be meant. A pid
 //! namespace is entered by children only: whoever made its child there directly would show it to the
 //! container while it still has the host's root and everything the shim has open, and CAP_SYS_PTRACE
-//! inside would be enough to take both (CVE-2016-9962). So an usher goes first, whom nobody inside can see.
+//! inside would be enough to take both (CVE-2016-9962). So an usher goes first, whom nobody inside can see;
+//! and where somebody inside may have CAP_SYS_PTRACE, it leaves nothing to the child but to execute: see
+//! `unseen`.
+
+mod unseen;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -17,19 +21,19 @@ use oci_spec::runtime::{Capability, LinuxNamespaceType, Process as OciProcess, S
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
-use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
+use rustix::thread::{CapabilitySet, ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use super::child::{assert_single_threaded, execute, take_stdio, take_terminal};
-use super::credentials::{self, ProcessPlan};
+use super::credentials::{self, CapabilityPlan, ProcessPlan};
 use super::plan::Namespaces;
 use super::scheduling::Cpus;
 use super::userns::{self, Maps};
-use super::{Stdio, command, gate};
+use super::{Stdio, command, gate, usher};
 use crate::cgroup::Cgroup;
 use crate::cgroup::v1::Entrance;
 use crate::error::{Error, Kind, Result};
 use crate::spec::settings::Settings;
+use crate::spec::walls;
 use crate::sys::{Clone3, Cloned, clone, fd};
 
 /// What a process that joins is asked to be; the rest is as in [`base`](Self::base).
@@ -47,6 +51,9 @@ pub struct Process {
     pub user: Option<String>,
     /// Capabilities beyond its own.
     pub capabilities: Vec<Capability>,
+    /// Every capability, and neither filter nor AppArmor profile. The container's namespaces, mounts and
+    /// devices stay what they are.
+    pub privileged: bool,
     /// It has a terminal, and so needs a TERM.
     pub terminal: bool,
 }
@@ -79,7 +86,10 @@ impl Process {
             named.set_username(Some(user.clone())).set_umask(umask);
             process.set_user(named);
         }
-        if !self.capabilities.is_empty() {
+        if self.privileged {
+            process.set_capabilities(Some(walls::every_capability()));
+            process.set_no_new_privileges(Some(false)).set_apparmor_profile(None);
+        } else if !self.capabilities.is_empty() {
             let mut sets = process.capabilities().clone().unwrap_or_default();
             let more =
                 |set: &Option<_>| Some(set.iter().flatten().chain(&self.capabilities).copied().collect());
@@ -103,6 +113,8 @@ pub struct ExecPlan {
     /// The other namespaces it does not share with the host.
     join: ThreadNameSpaceType,
     preserved: Vec<OwnedFd>,
+    /// It must not be seen before it is what it will be.
+    unseen: bool,
 }
 
 impl ExecPlan {
@@ -131,8 +143,21 @@ pub fn plan_exec(spec: &Spec, wanted: &Process) -> Result<ExecPlan> {
     let process = wanted.complete(spec)?;
     let owned = Namespaces::of(spec)?.owned;
     let pid = Namespaces::flag(LinuxNamespaceType::Pid);
+    let mut process = ProcessPlan::of(&process, spec, &Settings::of(spec)?)?;
+    if wanted.privileged {
+        process.wanted_filter = None;
+    }
+    let theirs = spec.process().as_ref().and_then(|process| process.capabilities().as_ref());
+    let theirs = theirs.map(CapabilityPlan::of).map(|plan| plan.bounding);
     Ok(ExecPlan {
-        process: ProcessPlan::of(&process, spec, &Settings::of(spec)?)?,
+        // Who has CAP_SYS_ADMIN as well gains nothing by tracing; a user namespace's capabilities are none over
+        // a process that was not executed in it.
+        unseen: owned & pid != 0
+            && owned & Namespaces::flag(LinuxNamespaceType::User) == 0
+            && theirs.is_some_and(|theirs| {
+                theirs.contains(CapabilitySet::SYS_PTRACE) && !theirs.contains(CapabilitySet::SYS_ADMIN)
+            }),
+        process,
         pid: owned & pid != 0,
         userns: Maps::of(spec),
         join: ThreadNameSpaceType::from_bits_retain(owned & !pid),
@@ -190,25 +215,16 @@ struct Usher<'a> {
 /// Makes the child by way of an usher, who is gone when this returns. Both are quick: nothing that the
 /// container decides can hold them up.
 fn usher(child: &Child<'_>, clone: &Clone3<'_>) -> Result<Cloned> {
-    let flags = rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK;
-    let (answer, theirs) = rustix::pipe::pipe_with(flags).map_err(|errno| Error::os("make a pipe", errno))?;
+    let (answer, theirs) = usher::channel()?;
     let mut keep = clone.keep.to_vec();
     keep.extend(clone.cgroup);
     keep.push(theirs.as_fd());
     let usher = Usher { child, clone, answer: &theirs };
-    let made = Clone3 { namespaces: 0, cgroup: None, keep: &keep }.spawn(&usher, show_in);
-    let made = made.map_err(|error| clone_error(&error))?;
-    // Its end, and not the end of file: the child has a copy of the pipe until it runs.
-    rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(made.pidfd.as_fd()), WaitIdOptions::EXITED))
-        .map_err(|errno| Error::os("wait for a process", errno))?;
-    let mut text = [0; 4096];
-    let length = rustix::io::read(&answer, &mut text).unwrap_or(0);
-    let pid: Result<i32> = serde_json::from_slice(&text[..length])
-        .unwrap_or_else(|_| Err(Error::failed("exec", "the process that joins the container died")));
-    let pid = pid?;
-    // Nobody but this process can reap it: the number is still its own.
-    let pidfd = Pid::from_raw(pid).ok_or(Errno::SRCH).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()));
-    Ok(Cloned { pid, pidfd: pidfd.map_err(|errno| Error::os("open a process", errno))? })
+    let made = match child.plan.unseen {
+        true => Clone3 { namespaces: 0, cgroup: clone.cgroup, keep: &keep }.spawn(&usher, unseen::prepare),
+        false => Clone3 { namespaces: 0, cgroup: None, keep: &keep }.spawn(&usher, show_in),
+    };
+    usher::outcome(&made.map_err(|error| clone_error(&error))?, &answer, "exec")
 }
 
 /// The namespaces that the child itself joins: cloning into a cgroup is a matter of where the cloning process
@@ -235,10 +251,7 @@ fn show_in(usher: &Usher<'_>) -> ! {
         join_namespaces(child.init, join)?;
         usher.clone.spawn_sibling(child, main).map_err(|error| clone_error(&error))
     });
-    let answer = serde_json::to_vec(&made.map(|made| made.pid)).unwrap_or_default();
-    // Less than a pipe holds, and whole or not at all.
-    let _ = rustix::io::write(usher.answer, &answer[..answer.len().min(4096)]);
-    clone::exit(0)
+    usher::answer(usher.answer, made.map(|made| made.pid))
 }
 
 fn join_namespaces(init: BorrowedFd<'_>, which: ThreadNameSpaceType) -> Result<()> {
@@ -266,11 +279,18 @@ fn not_running() -> Error {
     Error::new(Kind::WrongState, "exec", "container not running")
 }
 
-fn main(child: &Child<'_>) -> ! {
-    if let Some(witness) = &child.witness {
-        // Nobody may be there to see it any more.
-        let _ = rustix::net::send(witness, b"I", rustix::net::SendFlags::NOSIGNAL);
+impl Child<'_> {
+    /// Tells that there is one.
+    fn tell_witness(&self) {
+        if let Some(witness) = &self.witness {
+            // Nobody may be there to see it any more.
+            let _ = rustix::net::send(witness, b"I", rustix::net::SendFlags::NOSIGNAL);
+        }
     }
+}
+
+fn main(child: &Child<'_>) -> ! {
+    child.tell_witness();
     let error = match join(child) {
         Ok(error) | Err(error) => error,
     };

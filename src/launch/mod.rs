@@ -24,6 +24,7 @@ pub mod gate;
 mod hooks;
 mod identity;
 mod init;
+mod join;
 mod labels;
 mod masks;
 mod mount_options;
@@ -41,6 +42,7 @@ mod terminal;
 mod tests;
 mod time;
 mod userns;
+mod usher;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 

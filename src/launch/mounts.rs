@@ -61,7 +61,7 @@ pub(super) fn perform(root: impl AsFd, mount: &Mount, source: Option<Source>) ->
     attach(&tree, &target).map_err(failed)
 }
 
-fn kind_of(file: impl AsFd) -> Result<Target, Errno> {
+pub(super) fn kind_of(file: impl AsFd) -> Result<Target, Errno> {
     let stat = rustix::fs::fstat(file)?;
     let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
     Ok(if directory { Target::Directory } else { Target::File })

@@ -25,6 +25,8 @@ pub struct Plan {
     pub(super) overlay: Option<Overlay>,
     /// A user namespace of the container's own.
     pub(super) userns: Option<Maps>,
+    /// A directory of podrun's own, upon which mounts wait for an init in a user namespace.
+    pub(super) stage: PathBuf,
     /// The root filesystem is shown through an idmapped mount.
     pub(super) idmap_root: bool,
     pub(super) namespaces: Namespaces,
@@ -173,8 +175,13 @@ impl Namespaces {
         if namespaces.new & u64::from(Self::flag(LinuxNamespaceType::Mount)) == 0 {
             return Err(Error::usage("linux.namespaces", "has no new mount namespace"));
         }
-        if let Some((kind, path)) =
-            namespaces.joined.first().filter(|_| namespaces.is_new(LinuxNamespaceType::User))
+        // A procfs of others' processes is not to be mounted by who is in the new one, and who is not would mount
+        // the host's.
+        let pid = namespaces.pid.as_ref().map(|path| (LinuxNamespaceType::Pid, path));
+        let mut joined = namespaces.joined.iter().map(|(kind, path)| (*kind, path));
+        let cgroup = joined.find(|(kind, _)| *kind == LinuxNamespaceType::Cgroup);
+        if let Some((kind, path)) = pid.or(cgroup)
+            && namespaces.is_new(LinuxNamespaceType::User)
         {
             let what = format!("joining the {kind} namespace {} from a new user namespace", path.display());
             return Err(unsupported(what));
@@ -217,6 +224,7 @@ pub fn plan(spec: &Spec, settings: &Settings, paths: &ContainerPaths, bundle: &P
             label: label.map(str::to_owned),
         }),
         userns: Maps::of(spec).filter(|_| namespaces.is_new(LinuxNamespaceType::User)),
+        stage: paths.run_dir.clone(),
         idmap_root: settings.idmap_root,
         mounts: spec
             .mounts()

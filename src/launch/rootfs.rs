@@ -16,9 +16,11 @@ use crate::sys::mount::{MountAttr, NODEV, NOEXEC, NOSUID, RDONLY};
 use crate::sys::mount_setattr;
 
 /// Builds the root filesystem of `plan` and attaches it in this process's own mount namespace, where
-/// [`enter`] finds it. With `userns` its files are shown as that user namespace has them.
-pub(super) fn build(plan: &Plan, userns: Option<BorrowedFd<'_>>) -> Result<OwnedFd> {
+/// [`enter`] finds it: in its own place, or with a user namespace, as which has them its files are shown then,
+/// on a stage, as [`STAGED`].
+pub(super) fn build(plan: &Plan, within: Option<(BorrowedFd<'_>, &OwnedFd)>) -> Result<OwnedFd> {
     isolate()?;
+    let (userns, stage) = within.unzip();
     let userns = userns.filter(|_| plan.idmap_root);
     let failed = |errno| Error::at("open the root filesystem", &plan.rootfs, errno);
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -34,11 +36,13 @@ pub(super) fn build(plan: &Plan, userns: Option<BorrowedFd<'_>>) -> Result<Owned
         }
         Some(overlay) => match userns {
             None => self::overlay(&base, overlay)?,
-            Some(userns) => self::overlay(&lower(plan, &base, userns)?, overlay)?,
+            Some(userns) => self::overlay(&lower(plan, &base, userns, stage)?, overlay)?,
         },
     };
     // pivot_root wants a mount point.
-    attach(&root, &base).map_err(|errno| Error::at("attach the root filesystem", &plan.rootfs, errno))?;
+    let place = stage.map(|stage| on_stage(stage, STAGED)).transpose()?;
+    attach(&root, place.as_ref().unwrap_or(&base))
+        .map_err(|errno| Error::at("attach the root filesystem", &plan.rootfs, errno))?;
     if let Some(overlay) = &plan.overlay {
         if plan.rootfs == Path::new("/") {
             show_host_mounts(&root, &overlay.hidden, userns)?;
@@ -60,12 +64,22 @@ pub(super) fn cover(root: &OwnedFd) -> Result<()> {
 
 /// An idmapped mount of the directory that an overlay is put above. It has to be attached: no other can be
 /// a layer. What lies in the upper directory has the owners that it has outside.
-fn lower(plan: &Plan, base: &OwnedFd, userns: BorrowedFd<'_>) -> Result<OwnedFd> {
+fn lower(plan: &Plan, base: &OwnedFd, userns: BorrowedFd<'_>, stage: Option<&OwnedFd>) -> Result<OwnedFd> {
     let failed = |errno| Error::at("open the root filesystem", &plan.rootfs, errno);
     let lower = copy_tree(base, false).map_err(failed)?;
     userns::idmap(&lower, false, userns, &plan.rootfs)?;
-    attach(&lower, base).map_err(failed)?;
+    let place = stage.map(|stage| on_stage(stage, "lower")).transpose()?;
+    attach(&lower, place.as_ref().unwrap_or(base)).map_err(failed)?;
     Ok(lower)
+}
+
+/// The root's name on a stage.
+pub(super) const STAGED: &str = "root";
+
+/// A directory on a stage, to attach something to.
+fn on_stage(stage: &OwnedFd, name: &str) -> Result<OwnedFd> {
+    root::make_target(stage, Path::new(name), root::Target::Directory, true)
+        .map_err(|errno| Error::os("prepare the container's mounts", errno))
 }
 
 /// An empty root in which nothing will be mounted that could hold the command is a mistake: said before
@@ -88,7 +102,7 @@ fn refuse_empty(plan: &Plan, base: &OwnedFd) -> Result<()> {
 }
 
 /// No mount of this process reaches the host, nor the other way round.
-fn isolate() -> Result<()> {
+pub(super) fn isolate() -> Result<()> {
     let private = MountAttr { propagation: nix::libc::MS_PRIVATE, ..MountAttr::default() };
     let root = rustix::fs::open(c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
     let root = root.map_err(|errno| Error::at("open", "/", errno))?;

@@ -1,34 +1,29 @@
 //! What a container is made of and its own processes may not make: mounts of the host's files.
 //!
-//! Without a user namespace init takes them itself. With one a builder does, and sends them as
-//! descriptors, the root first, then for each mount of the plan one or none, each with a byte that
-//! says what it is. An error takes the place of what failed.
+//! Without a user namespace init takes them itself. With one a builder does, before init exists, and stages
+//! them:
+//!
+//! ```text
+//!  builder: root, volumes ──attached──▶ stage/root stage/0 stage/3 …      its mount namespace
+//!                                          │ copied by clone3, and locked
+//!  init ◀──────── open_tree ────────── ./root ./0 ./3 …                   init's own
+//! ```
 
-use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
-use rustix::io::Errno;
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, recvmsg, sendmsg,
-};
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::mount::{OpenTreeFlags, open_tree};
 
-use super::mounts::{self, Source, copy_tree};
+use super::mounts::{self, Source, attach};
 use super::plan::{Mount, Plan};
-use super::root::Target;
+use super::root::{self, Target};
 use super::{rootfs, userns};
 use crate::error::{Error, Result};
+use crate::sys::mount::{NODEV, NOEXEC, NOSUID};
 
 /// For each mount of a plan the user namespace of its own map, where it has one.
 pub(super) type OwnMaps = Vec<Option<OwnedFd>>;
-
-const ROOT: u8 = b'R';
-const DIRECTORY: u8 = b'D';
-const FILE: u8 = b'F';
-const NOTHING: u8 = b'-';
-const ERROR: u8 = b'E';
-/// No error is longer: it is one message.
-const MAX_MESSAGE: usize = 64 << 10;
 
 /// The user namespaces of the maps that single mounts have. Made by the parent: who is in a pid
 /// namespace does not find its children in the host's `/proc`.
@@ -75,93 +70,44 @@ fn shows_the_hosts(plan: &Plan, mount: &Mount) -> bool {
     }
 }
 
-/// Builder: the root and everything else, detached.
-pub(super) fn build(
-    plan: &Plan,
-    maps: &OwnMaps,
-    namespace: BorrowedFd<'_>,
-) -> Result<(OwnedFd, Vec<Option<Source>>)> {
+/// Builder: attaches the root and everything else where init finds it in the copy of this mount namespace
+/// that it is born with. That copy is another user namespace's, and so the kernel locks in it what each
+/// mount forbids (`mount_namespaces(7)`): whoever has CAP_SYS_ADMIN inside cannot take a `ro` back, nor
+/// have a mount of his own appear on the host.
+pub(super) fn stage(plan: &Plan, maps: &OwnMaps, namespace: BorrowedFd<'_>) -> Result<()> {
     let sources = open(plan, maps, Some(namespace))?;
-    let root = rootfs::build(plan, Some(namespace))?;
-    let root =
-        copy_tree(&root, true).map_err(|errno| Error::at("copy the mounts of", &plan.rootfs, errno))?;
-    Ok((root, sources))
-}
-
-/// Builder: hands everything to init.
-pub(super) fn send(to: &OwnedFd, root: &OwnedFd, mounts: &[Option<Source>]) -> Result<()> {
-    send_one(to, ROOT, Some(root))?;
-    for source in mounts {
-        match source {
-            Some((tree, Target::Directory)) => send_one(to, DIRECTORY, Some(tree))?,
-            Some((tree, Target::File)) => send_one(to, FILE, Some(tree))?,
-            None => send_one(to, NOTHING, None)?,
+    let failed = |errno| Error::os("prepare the container's mounts", errno);
+    rootfs::isolate()?;
+    let stage = mounts::new_file_system("tmpfs", &[("mode", Some("0700"))], NOSUID | NODEV | NOEXEC)?;
+    // Not upon the root: nobody makes a user namespace in what looks like a chroot (`user_namespaces(7)`).
+    let dir =
+        rustix::fs::open(&plan.stage, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    attach(&stage, &dir.map_err(|errno| Error::at("open", &plan.stage, errno))?).map_err(failed)?;
+    let make = |name: &str, target| root::make_target(&stage, Path::new(name), target, true).map_err(failed);
+    rootfs::build(plan, Some((namespace, &stage)))?;
+    for (index, source) in sources.iter().enumerate() {
+        if let Some((tree, target)) = source {
+            attach(tree, make(&index.to_string(), *target)?).map_err(failed)?;
         }
     }
-    Ok(())
+    // Where a process stands is translated into its copy of the namespace.
+    rustix::process::fchdir(&stage).map_err(failed)
 }
 
-fn send_one(to: &OwnedFd, tag: u8, fd: Option<&OwnedFd>) -> Result<()> {
-    let fds: Vec<_> = fd.into_iter().map(AsFd::as_fd).collect();
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    if !fds.is_empty() {
-        control.push(SendAncillaryMessage::ScmRights(&fds));
-    }
-    sendmsg(to, &[IoSlice::new(&[tag])], &mut control, SendFlags::NOSIGNAL)
-        .map(drop)
-        .map_err(|errno| Error::os("hand a mount to init", errno))
-}
-
-/// Builder: says why there is nothing more.
-pub(super) fn send_error(to: &OwnedFd, error: &Error) {
-    let mut message = vec![ERROR];
-    if serde_json::to_writer(&mut message, error).is_ok() {
-        // Init may be gone; then nobody needs to know.
-        let _ = rustix::net::send(to, &message, SendFlags::NOSIGNAL);
-    }
-}
-
-/// Init: waits for the root and the mounts of `plan`.
-pub(super) fn receive(from: &OwnedFd, plan: &Plan) -> Result<(OwnedFd, Vec<Option<Source>>)> {
-    let (_, root) = receive_one(from)?;
-    let root = root.ok_or_else(gone)?;
+/// Init: takes what the builder has staged for it.
+pub(super) fn take(plan: &Plan) -> Result<(OwnedFd, Vec<Option<Source>>)> {
     let mut sources = Vec::new();
-    for _ in &plan.mounts {
-        sources.push(match receive_one(from)? {
-            (FILE, Some(tree)) => Some((tree, Target::File)),
-            (_, Some(tree)) => Some((tree, Target::Directory)),
-            (_, None) => None,
-        });
+    for (index, mount) in plan.mounts.iter().enumerate() {
+        let staged = mount.options.bind || shows_the_hosts(plan, mount);
+        sources.push(staged.then(|| take_one(&index.to_string())).transpose()?);
     }
-    Ok((root, sources))
+    Ok((take_one(rootfs::STAGED)?.0, sources))
 }
 
-fn receive_one(from: &OwnedFd) -> Result<(u8, Option<OwnedFd>)> {
-    let failed = |errno| Error::os("receive a mount", errno);
-    let mut message = vec![0; MAX_MESSAGE];
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let received = loop {
-        let mut iov = [IoSliceMut::new(&mut message)];
-        match recvmsg(from, &mut iov, &mut control, RecvFlags::CMSG_CLOEXEC) {
-            Err(Errno::INTR) => {}
-            other => break other.map_err(failed)?,
-        }
-    };
-    match message.get(..received.bytes) {
-        Some([ERROR, text @ ..]) => Err(serde_json::from_slice(text).unwrap_or_else(|_| gone())),
-        Some([tag]) => {
-            let fd = control.drain().find_map(|message| match message {
-                RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-                _ => None,
-            });
-            Ok((*tag, fd))
-        }
-        _ => Err(gone()),
-    }
-}
-
-fn gone() -> Error {
-    Error::failed("build the root filesystem", "the builder of its mounts ended early")
+fn take_one(name: &str) -> Result<Source> {
+    let failed = |errno| Error::os("take over the container's mounts", errno);
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = open_tree(CWD, name, flags | OpenTreeFlags::AT_RECURSIVE).map_err(failed)?;
+    let kind = mounts::kind_of(&tree).map_err(failed)?;
+    Ok((tree, kind))
 }

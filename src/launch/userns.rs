@@ -1,14 +1,15 @@
 //! A user namespace: root inside is nobody outside.
 //!
 //! The namespace is made by the same clone as all others, so that they belong to it. Its maps are
-//! written from outside, and what needs rights over the host (its files, idmapped mounts, an overlay)
-//! is done by a builder, a child with a mount namespace of its own, which hands init the mounts:
+//! written from outside, and what needs rights over the host (its files, idmapped mounts, an overlay,
+//! namespaces of others) is done before by a builder, who then makes init in a copy of its mounts:
 //!
 //! ```text
-//!  parent ──clone3(user, mount, pid, …)──▶ init: waits for mounts
-//!     │ maps, limits, pipes                  ▲
-//!     └──clone3(mount)──▶ builder ───────────┤ root, volumes: detached mounts, by SCM_RIGHTS
-//!                            ▼ ends          ▼ root inside ▸ proc, /dev, … ▸ pivot_root
+//!  parent ──clone3(mount)──▶ builder: joins, stages root and volumes
+//!     │                         └──clone3(user, mount, pid, …, PARENT)──▶ init: waits for its maps
+//!     │ ◀──── init's pid ───────┘ ends                                      ▲
+//!     └── maps, limits, pipes ──────────────────────────────────────────────┘ takes what is staged ▸
+//!                                                                 root inside ▸ proc, /dev, … ▸ pivot_root
 //! ```
 //!
 //! The root filesystem is shown through an idmapped mount, so that nothing in it changes its owner
@@ -21,14 +22,12 @@ use nix::libc;
 use oci_spec::runtime::{LinuxIdMapping, Spec};
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use rustix::thread;
 
-use super::Stdio;
 use super::credentials::{self, ProcessPlan};
 use super::plan::Plan;
-use super::sources;
-use crate::cgroup::Cgroup;
+use super::{Stdio, join, sources, usher};
 use crate::error::{Error, Result};
 use crate::spec::idmap;
 use crate::sys::mount::{IDMAP, MountAttr};
@@ -116,54 +115,66 @@ pub(super) fn idmap(tree: &OwnedFd, recursive: bool, namespace: BorrowedFd<'_>, 
     })
 }
 
-/// What the builder is told.
-struct Builder<'a> {
+/// What the builder is told: what to stage, and whom to make then.
+struct Builder<'a, T> {
     plan: &'a Plan,
     maps: &'a sources::OwnMaps,
+    /// One like init's, which does not exist yet.
     namespace: OwnedFd,
-    to: OwnedFd,
+    answer: OwnedFd,
+    clone: &'a Clone3<'a>,
+    argument: &'a T,
+    main: fn(&T) -> !,
 }
 
-/// Makes the user namespace of `init`, which waits for it, and starts the builder. To be ended by
-/// [`finish`].
-pub(super) fn prepare(
-    init: &Cloned,
+/// Makes init by way of a builder, who is gone when this returns. Init waits to be [`mapped`](map).
+pub(super) fn by_builder<T>(
     plan: &Plan,
     maps: &sources::OwnMaps,
-    cgroup: Option<&Cgroup>,
-    stdio: &Stdio,
-    to: OwnedFd,
-) -> Result<Option<Cloned>> {
-    let Some(own) = &plan.userns else { return Ok(None) };
+    own: &Maps,
+    clone: &Clone3<'_>,
+    argument: &T,
+    main: fn(&T) -> !,
+) -> Result<Cloned> {
+    let (answer, theirs) = usher::channel()?;
+    let builder =
+        Builder { plan, maps, namespace: namespace_of(own)?, answer: theirs, clone, argument, main };
+    let mut keep = clone.keep.to_vec();
+    keep.extend([builder.namespace.as_fd(), builder.answer.as_fd()]);
+    keep.extend(clone.cgroup);
+    // `as`: a small positive constant.
+    let made = Clone3 { namespaces: libc::CLONE_NEWNS as u64, cgroup: None, keep: &keep };
+    let made = made.spawn(&builder, build::<T>);
+    let made = made.map_err(|error| Error::io("start", "a builder of mounts", &error))?;
+    usher::outcome(&made, &answer, "build the root filesystem")
+}
+
+fn build<T>(builder: &Builder<'_, T>) -> ! {
+    rustix::process::umask(Mode::empty());
+    // From the new user namespace nobody could join them; and what is mounted tells of them.
+    let made = join::others(builder.plan)
+        .and_then(|()| sources::stage(builder.plan, builder.maps, builder.namespace.as_fd()))
+        .and_then(|()| {
+            let made = builder.clone.spawn_sibling(builder.argument, builder.main);
+            made.map(|made| made.pid).map_err(|error| Error::io("start", "init", &error))
+        });
+    usher::answer(&builder.answer, made)
+}
+
+/// Gives the user namespace of `init` its maps, and init what only somebody outside can give it, which is
+/// then told over `tell` to go on.
+pub(super) fn map(init: &Cloned, own: &Maps, plan: &Plan, stdio: &Stdio, tell: &OwnedFd) -> Result<()> {
     own.write(init.pid)?;
     from_outside(init.pid, &plan.process);
     give_pipes(own, stdio)?;
-    let builder = Builder { plan, maps, namespace: open_namespace(init.pid)?, to };
-    let mut keep = vec![builder.namespace.as_fd(), builder.to.as_fd()];
-    keep.extend(maps.iter().flatten().map(AsFd::as_fd));
-    // `as`: a small positive constant.
-    let namespaces = libc::CLONE_NEWNS as u64;
-    let clone = Clone3 { namespaces, cgroup: cgroup.map(AsFd::as_fd), keep: &keep };
-    let builder = clone.spawn(&builder, build);
-    builder.map(Some).map_err(|error| Error::io("start", "a builder of mounts", &error))
+    rustix::io::write(tell, &[1])
+        .map(drop)
+        .map_err(|errno| Error::os("tell init of its user namespace", errno))
 }
 
-/// Reaps the builder, which has ended unless `init` failed before it.
-pub(super) fn finish(builder: Option<Cloned>) {
-    let Some(builder) = builder else { return };
-    let _ = pidfd_send_signal(&builder.pidfd, Signal::KILL);
-    let _ = waitid(WaitId::PidFd(builder.pidfd.as_fd()), WaitIdOptions::EXITED);
-}
-
-fn build(builder: &Builder<'_>) -> ! {
-    rustix::process::umask(Mode::empty());
-    let namespace = builder.namespace.as_fd();
-    let sent = sources::build(builder.plan, builder.maps, namespace)
-        .and_then(|(root, mounts)| sources::send(&builder.to, &root, &mounts));
-    if let Err(error) = sent {
-        sources::send_error(&builder.to, &error);
-    }
-    clone::exit(0)
+/// Init: waits for that. False where the parent has died or failed.
+pub(super) fn wait_until_mapped(told: &OwnedFd) -> bool {
+    rustix::io::retry_on_intr(|| rustix::io::read(told, &mut [0_u8])) == Ok(1)
 }
 
 /// What a process in a user namespace may not do for itself: raise a limit, be worth more to the OOM

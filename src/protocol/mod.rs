@@ -180,6 +180,9 @@ pub struct Exec {
     /// whatever becomes of the shim.
     #[serde(default)]
     pub witnessed: bool,
+    /// With every capability and without a filter.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub privileged: bool,
     /// Its stdio is a terminal of this size: of the descriptors beside the frame the first three are not
     /// used, and the terminal's master is beside [`Reply::Started`].
     #[serde(default)]

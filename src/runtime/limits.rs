@@ -13,7 +13,7 @@ use crate::state::publish::{self, Durability};
 use crate::state::{State, Status, store};
 
 /// Puts `changes` over the container's limits: into its cgroup where it has one, then into `spec.json`, so
-/// that a later start keeps them. The caller holds the container's lock.
+/// that a later start keeps them; all of them or none. The caller holds the container's lock.
 pub fn update_limits(
     paths: &ContainerPaths,
     cgroup: Option<&Cgroup>,
@@ -22,17 +22,23 @@ pub fn update_limits(
     let path = paths.spec();
     let mut spec: Spec =
         publish::read_json(&path)?.ok_or_else(|| Error::at("read", &path, rustix::io::Errno::NOENT))?;
+    let before = limits::resources(&spec).cloned();
     limits::merge(&mut spec, changes)?;
-    if let Some(merged) = limits::resources(&spec) {
-        let settings = plan(merged, &Bound::of_host()?)?;
-        if let Some(cgroup) = cgroup {
-            cgroup.apply(&settings)?;
-            if changes.devices().is_some() {
-                cgroup.replace_devices(Some(merged))?;
-            }
+    let keep = || publish::json(&path, &spec, Durability::Atomic);
+    let Some(merged) = limits::resources(&spec) else { return keep() };
+    let settings = plan(merged, &Bound::of_host()?)?;
+    let Some(cgroup) = cgroup else { return keep() };
+    cgroup.change(&settings, || {
+        if changes.devices().is_none() {
+            return keep();
         }
-    }
-    publish::json(&path, &spec, Durability::Atomic)
+        cgroup.replace_devices(Some(merged))?;
+        keep().inspect_err(|_| {
+            if let Err(error) = cgroup.replace_devices(before.as_ref()) {
+                tracing::warn!("{error}");
+            }
+        })
+    })
 }
 
 /// Changes the limits of a container that has no shim. The caller holds its lock.

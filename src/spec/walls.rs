@@ -173,14 +173,7 @@ impl Walls {
                 defaults::CAPABILITIES.into_iter().filter(|one| !drop.contains(one)).chain(add).collect()
             }
         };
-        let mut capabilities = LinuxCapabilities::default();
-        capabilities
-            .set_bounding(Some(set.clone()))
-            .set_effective(Some(set.clone()))
-            .set_permitted(Some(set))
-            .set_inheritable(Some(HashSet::new()))
-            .set_ambient(Some(HashSet::new()));
-        Ok(capabilities)
+        Ok(bounded_by(set))
     }
 
     /// The limits of `setrlimit(2)`; a later one of the same name overrides an earlier one.
@@ -217,6 +210,23 @@ impl Walls {
             score => Ok(score),
         }
     }
+}
+
+/// The capabilities of a privileged process.
+pub fn every_capability() -> LinuxCapabilities {
+    bounded_by(all())
+}
+
+/// The sets of a process that has all of `set`, and passes none of it on but by being root.
+fn bounded_by(set: HashSet<Capability>) -> LinuxCapabilities {
+    let mut capabilities = LinuxCapabilities::default();
+    capabilities
+        .set_bounding(Some(set.clone()))
+        .set_effective(Some(set.clone()))
+        .set_permitted(Some(set))
+        .set_inheritable(Some(HashSet::new()))
+        .set_ambient(Some(HashSet::new()));
+    capabilities
 }
 
 fn ulimit(text: &str) -> Result<PosixRlimit, &'static str> {

@@ -100,6 +100,22 @@ impl Clone3<'_> {
     }
 }
 
+/// Makes a child of this process's own parent, by the older call: a filter that this process has loaded can
+/// read its flags, and lets it pass where it does not clone3. The child has all of this process's
+/// descriptors, and runs `child` as it is; to be called with one thread.
+#[expect(unsafe_code, reason = "returns twice")]
+pub fn fork_sibling<T>(argument: T, child: fn(T) -> !) -> io::Result<i32> {
+    let flags = libc::CLONE_PARENT | libc::SIGCHLD;
+    // SAFETY: without CLONE_VM the child runs on its own copy of this stack and heap, as after fork; no
+    // pointer is passed.
+    let pid = super::check(unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) })?;
+    if pid == 0 {
+        let _guard = NoUnwind;
+        child(argument)
+    }
+    pid.try_into().map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))
+}
+
 /// What a child that could not even begin exits with.
 const EXIT_BROKEN: i32 = 125;
 

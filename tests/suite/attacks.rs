@@ -13,6 +13,7 @@ use crate::harness::bundle::{bundle, config};
 use crate::harness::{Output, Podrun, busybox};
 
 mod binary;
+mod console;
 mod descriptors;
 mod images;
 mod joining;

@@ -105,6 +105,32 @@ fn an_update_takes_effect_and_outlives_a_restart() {
 }
 
 #[test]
+fn an_update_that_fails_half_way_is_taken_back() {
+    if !has_controllers(["memory", "pids", "cpu"]) {
+        return;
+    }
+    let podrun = Podrun::new();
+    let args = ["run", "-d", "c", "--pids-limit", "30", "--cpus", "0.5", "--rootfs", &busybox()];
+    podrun.cmd(args.into_iter().chain(["--", "sleep", "1000"])).prints("c\n");
+    let spec = || std::fs::read(podrun.container_dir("c").join("spec.json")).expect("read spec.json");
+    let before = spec();
+    // Everything before the last one is something that the kernel takes.
+    let more = json!({
+        "memory": {"limit": 64 << 20}, "pids": {"limit": 41}, "cpu": {"quota": 30000, "shares": 512},
+        "unified": {"memory.high": "no number"},
+    });
+    let update = podrun.cmd(["update", "c", "--resources", "-"]).stdin(more.to_string());
+    update.fails(1, "memory.high");
+    let holds =
+        |file: &str, value: &str| assert_eq!(podrun.cgroup_file("c", file).as_deref(), Some(value), "{file}");
+    holds("memory.max", "max");
+    holds("pids.max", "30");
+    holds("cpu.max", "50000 100000");
+    holds("cpu.weight", "100");
+    assert_eq!(spec(), before);
+}
+
+#[test]
 fn an_update_that_cannot_be_is_refused_and_changes_nothing() {
     let podrun = Podrun::new();
     podrun.run_detached("c", &busybox(), ["sleep", "1000"]);

@@ -51,17 +51,13 @@ print(sum(threads.map(io, range(32))))
     assert_eq!(on_debian(&script), "332833500\nchild\nhello\n496\n");
 }
 
-/// Programs of the host, where it has them, in a container of the host's own root.
+/// The host's node, where it has one, in a container of the host's own root.
 #[test]
-fn node_go_and_rust_programs_run() {
+fn node_has_its_threads_and_files() {
     let podrun = Podrun::new();
     let run = |command: &[&str]| {
         let args = ["run", "--rm", "c", "--rootfs", "/:O", "--"].into_iter().chain(command.iter().copied());
         podrun.cmd(args).ok()
-    };
-    let has = |program: &str| {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        std::env::split_paths(&path).any(|dir| dir.join(program).exists())
     };
     if std::path::Path::new("/usr/bin/node").exists() {
         let program = "const w = require('worker_threads'); if (w.isMainThread) { \
@@ -71,13 +67,114 @@ fn node_go_and_rust_programs_run() {
         std::fs::write(&file, program).unwrap();
         assert_eq!(run(&["node", file.to_str().unwrap()]), "worker true\n");
     }
-    if has("go") && std::path::Path::new("/usr/bin/gofmt").exists() {
-        assert_eq!(run(&["sh", "-c", "echo 'package  a' | gofmt"]), "package a\n");
+}
+
+/// Compiles `source` with the host's `compiler` and runs it in a container with nothing else; where there is no such
+/// compiler, says so.
+fn compiled_and_run(name: &str, source: &str, compiler: &str) -> Option<String> {
+    let podrun = Podrun::new();
+    std::fs::write(podrun.dir().join(name), source).expect("prepare a program");
+    let image = podrun.dir().join("image");
+    std::fs::create_dir(&image).expect("prepare a program");
+    // The libraries that it is made of are compiled once.
+    let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-go");
+    let compiled = podrun.program("sh", ["-c", compiler]).env("GOCACHE", cache).env("CGO_ENABLED", "0").run();
+    if compiled.code == Some(127) {
+        eprintln!("SKIPPED: {compiled}");
+        return None;
     }
-    // This very program: its harness starts a thread for each test.
-    let own = std::env::current_exe().unwrap();
-    let list = run(&[own.to_str().unwrap(), "--list"]);
-    assert!(list.contains("node_go_and_rust_programs_run"), "{list}");
+    assert_eq!(compiled.code, Some(0), "{compiled}");
+    for dir in ["proc", "sys", "dev", "tmp"] {
+        std::fs::create_dir(image.join(dir)).expect("prepare a program");
+    }
+    let args = [
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "--rootfs",
+        image.to_str().expect("a path in UTF-8"),
+        "--",
+        "/program",
+    ];
+    Some(podrun.cmd(args).ok())
+}
+
+#[test]
+fn a_go_program_has_its_threads_processes_and_network() {
+    let source = r#"
+package main
+
+import ("fmt"; "io"; "net"; "os"; "os/exec"; "runtime"; "sync")
+
+func main() {
+	if len(os.Args) > 1 { fmt.Print("child"); return }
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil { panic(err) }
+	go func() {
+		for { c, err := listener.Accept(); if err != nil { return }; go func() { io.Copy(c, c); c.Close() }() }
+	}()
+	var group sync.WaitGroup
+	var sum, lock = 0, sync.Mutex{}
+	for i := 0; i < 32; i++ {
+		group.Add(1)
+		go func(i int) {
+			// A thread of its own for each.
+			runtime.LockOSThread()
+			defer group.Done()
+			c, err := net.Dial("tcp", listener.Addr().String())
+			if err != nil { panic(err) }
+			fmt.Fprint(c, "hello")
+			c.(*net.TCPConn).CloseWrite()
+			back, _ := io.ReadAll(c)
+			if err := os.WriteFile(fmt.Sprintf("/tmp/%d", i), back, 0600); err != nil { panic(err) }
+			lock.Lock(); sum += len(back); lock.Unlock()
+		}(i)
+	}
+	group.Wait()
+	child, err := exec.Command("/proc/self/exe", "child").Output()
+	fmt.Println(sum, string(child), err)
+}
+"#;
+    let compile = "command -v go >/dev/null || exit 127; go build -o image/program program.go";
+    if let Some(output) = compiled_and_run("program.go", source, compile) {
+        assert_eq!(output, "160 child <nil>\n");
+    }
+}
+
+#[test]
+fn a_rust_program_has_its_threads_processes_and_network() {
+    let source = r#"
+use std::{fs, io::{Read, Write}, net::{TcpListener, TcpStream}, process::Command, thread};
+fn main() {
+    if std::env::args().len() > 1 { return print!("child"); }
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || for stream in listener.incoming() {
+        let mut stream = stream.unwrap();
+        thread::spawn(move || { let mut text = String::new(); stream.read_to_string(&mut text).unwrap(); stream.write_all(text.as_bytes()) });
+    });
+    let threads: Vec<_> = (0..32).map(|i| thread::spawn(move || {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(b"hello").unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let file = fs::File::create(format!("/tmp/{i}")).unwrap();
+        (&file).write_all(text.as_bytes()).unwrap();
+        file.sync_all().unwrap();
+        text.len()
+    })).collect();
+    let sum: usize = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
+    let child = Command::new("/proc/self/exe").arg("child").output().unwrap();
+    println!("{sum} {}", String::from_utf8_lossy(&child.stdout));
+}
+"#;
+    let compile = "command -v rustc >/dev/null || exit 127; \
+                   rustc --edition 2021 -C target-feature=+crt-static -o image/program program.rs";
+    if let Some(output) = compiled_and_run("program.rs", source, compile) {
+        assert_eq!(output, "160 child\n");
+    }
 }
 
 /// A program of the 32-bit x86: it opens a file and exits with the errno.
@@ -186,6 +283,37 @@ fn a_profile_in_the_engines_format_does_what_it_says_in_init_and_in_exec() {
     let output = with(&["run", "--rm", "c", "--cap-add", "SYS_TIME"], &["sh", "-c", TRY]).ok();
     assert!(output.contains("ln: /tmp/s: Operation not permitted"), "{output}");
     assert!(!output.contains("Function not implemented"), "{output}");
+}
+
+/// The profile that podman, buildah and CRI-O use, as their package has it.
+#[test]
+fn the_profile_that_podman_ships_works() {
+    let profile = "/usr/share/containers/seccomp.json";
+    if !std::path::Path::new(profile).exists() {
+        eprintln!("SKIPPED: no {profile} (package golang-github-containers-common)");
+        return;
+    }
+    // Calls that it allows, refuses with EPERM, and does not know; an argument that it looks at; threads, files.
+    let program = "
+import ctypes, threading, tempfile, subprocess
+libc = ctypes.CDLL(None, use_errno=True)
+def call(number, *args):
+    ctypes.set_errno(0)
+    result = libc.syscall(number, *args)
+    return result, ctypes.get_errno()
+print(call(246, 0, 0, 0, 0), call(600), call(41, 16, 3, 9), call(135, 0xffffffff)[1])
+thread = threading.Thread(target=lambda: print(\"thread\")); thread.start(); thread.join()
+with tempfile.TemporaryFile() as file: print(file.write(b\"text\"))
+print(subprocess.check_output([\"echo\", \"child\"]).decode().strip())
+";
+    let script = format!("grep Seccomp: /proc/self/status | tr -d '\\t'; python3 -c '{program}'");
+    let expected = "Seccomp:2\n(-1, 1) (-1, 38) (-1, 22) 0\nthread\n4\nchild\n";
+    let podrun = Podrun::new();
+    let (option, rootfs) = (format!("seccomp={profile}"), overlay(debian()));
+    let args = ["--security-opt", &option, "--rootfs", &rootfs, "--"];
+    podrun.cmd(["run", "--rm", "c"].iter().chain(&args).chain(&["bash", "-euc", &script])).prints(expected);
+    podrun.cmd(["run", "-d", "c"].iter().chain(&args).chain(&["sleep", "100000"])).prints("c\n");
+    podrun.cmd(["exec", "c", "--", "bash", "-euc", &script]).prints(expected);
 }
 
 #[test]

@@ -91,6 +91,77 @@ fn files_of_an_idmapped_volume_have_the_right_owner_on_both_sides() {
     podrun.cmd(args.into_iter().chain(["stat", "-c", "%u:%g", "/mnt/root"])).prints("33:34\n");
 }
 
+/// Whoever has CAP_SYS_ADMIN in a user namespace may change the mounts of his mount namespace, but not take back
+/// what they forbid; and none that he makes appears on the host.
+#[test]
+fn what_a_volume_forbids_no_capability_inside_allows() {
+    if !can_idmap() {
+        return;
+    }
+    let podrun = Podrun::new();
+    let [data, shared] = ["data", "shared"].map(|name| podrun.dir().join(name));
+    for dir in [&data, &shared] {
+        fs::create_dir(dir).unwrap();
+        fs::set_permissions(dir, PermissionsExt::from_mode(0o777)).unwrap();
+    }
+    let script = "mkdir /tmp/m; cd /tmp; \
+        mount -o remount,bind,rw /mnt/ro 2>/dev/null && echo remounted; \
+        mount -o remount,bind,suid,dev,exec /mnt/ro 2>/dev/null && echo allowed; \
+        mount --bind /mnt/ro /tmp/m && mount -o remount,bind,rw /tmp/m 2>/dev/null && echo remounted again; \
+        unshare -m sh -c 'mount -o remount,bind,rw /mnt/ro' 2>/dev/null && echo remounted elsewhere; \
+        touch /mnt/ro/x /tmp/m/x 2>/dev/null && echo wrote; \
+        mount -t tmpfs none /mnt/shared && touch /mnt/shared/x && echo mounted";
+    let [ro, rw] = [
+        format!("{}:/mnt/ro:ro,nosuid,nodev,noexec,idmap", data.display()),
+        format!("{}:/mnt/shared:rshared", shared.display()),
+    ];
+    let rootfs = overlay(busybox());
+    let options = ["-v", &ro, "-v", &rw, "--cap-add", "SYS_ADMIN", "--security-opt", "seccomp=unconfined"];
+    run(&podrun, &rootfs, &options, script).prints("mounted\n");
+    run(&podrun, &rootfs, &["-v", &ro, "-v", &rw, "--privileged"], script).prints("mounted\n");
+    for dir in [&data, &shared] {
+        assert_eq!(fs::read_dir(dir).unwrap().count(), 0, "{}", dir.display());
+    }
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(shared.to_str().unwrap()), "a mount of the container's is on the host");
+}
+
+#[test]
+fn namespaces_of_others_are_joined_from_it() {
+    if !can_idmap() {
+        return;
+    }
+    let podrun = Podrun::new();
+    let args = ["run", "-d", "one", "--network", "none", "--rootfs", &busybox(), "--", "sleep", "100000"];
+    podrun.cmd(args).prints("one\n");
+    let pid = podrun.pid("one");
+    let kinds = ["net", "ipc", "uts"];
+    let paths = kinds.map(|kind| format!("ns:/proc/{pid}/ns/{kind}"));
+    let flags = ["--network", "--ipc", "--uts"];
+    let options: Vec<&str> =
+        flags.iter().zip(&paths).flat_map(|(flag, path)| [*flag, path.as_str()]).collect();
+    let of = |pid: &str| {
+        let link = |kind: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
+        kinds.map(|kind| format!("{}\n", link(kind).display())).concat()
+    };
+    let look = "for n in net ipc uts; do readlink /proc/self/ns/$n; done; cat /proc/self/uid_map | wc -l; \
+                ls /sys/class/net";
+    let expected = of(&pid.to_string()) + "1\nlo\n";
+    run(&podrun, &busybox(), &options, look).prints(&expected);
+    let args = ["run", "-d", "two", "--userns", MAP, "--rootfs", &busybox()];
+    podrun.cmd(args.iter().chain(&options).chain(&["--", "sleep", "100000"])).prints("two\n");
+    podrun.cmd(["exec", "two", "--", "sh", "-c", look]).prints(&expected);
+    // What would show it the processes of the host is refused.
+    let theirs = format!("ns:/proc/{pid}/ns/pid");
+    let refused = run(&podrun, &busybox(), &["--pid", &theirs], "true").run();
+    refused.is_a_failure(125, "joining the pid namespace");
+    // Another user namespace itself is none of what can be joined.
+    let own = format!("ns:/proc/{}/ns/user", podrun.pid("two"));
+    podrun
+        .cmd(["run", "c", "--userns", &own, "--rootfs", &busybox(), "--", "true"])
+        .fails(125, "none that podrun knows");
+}
+
 #[test]
 fn the_rootfs_keeps_its_owners_and_an_overlay_what_was_written() {
     if !can_idmap() {

@@ -170,6 +170,25 @@ fn a_privileged_container_has_no_walls_but_its_namespaces() {
 }
 
 #[test]
+fn a_privileged_exec_has_every_capability_and_no_filter_and_leaves_the_container_as_it_was() {
+    let podrun = Podrun::new();
+    let args = ["run", "-d", "c", "--security-opt", "no-new-privileges", "--rootfs", &busybox()];
+    podrun.cmd(args.into_iter().chain(["--", "sleep", "100000"])).prints("c\n");
+    let own = std::fs::read_to_string("/proc/self/status").unwrap();
+    let own = own.lines().find_map(|line| line.strip_prefix("CapBnd:")).unwrap().trim().to_owned();
+    let all = u64::from_str_radix(&own, 16).unwrap();
+    podrun.cmd(["exec", "--privileged", "c", "--", "sh", "-c", STATUS]).prints(&status(all, 0, 0));
+    // What it may do that others may not: here a mount, in the container's namespace.
+    let mount = "mount -t tmpfs none /mnt && grep -c ' /mnt tmpfs ' /proc/mounts && umount /mnt";
+    podrun.cmd(["exec", "--privileged", "c", "--", "sh", "-c", mount]).prints("1\n");
+    podrun.cmd(["exec", "c", "--", "sh", "-c", STATUS]).prints(&status(DEFAULT, 1, 2));
+    // Somebody who is not root gains nothing by it but the way without a filter.
+    let as_user = ["exec", "--privileged", "-u", "1000", "c", "--", "grep", "CapEff", "/proc/self/status"];
+    podrun.cmd(as_user).prints(&format!("CapEff:\t{:016x}\n", 0));
+    podrun.cmd(["exec", "--privileged", "--cap", "CHOWN", "c", "--", "true"]).run().expect(125);
+}
+
+#[test]
 fn a_device_node_of_ones_own_opens_nothing_unless_privileged() {
     // A number of the range that is nobody's: what is allowed finds no driver.
     let script = "mknod /dev/x c 240 77; dd if=/dev/x count=1 2>&1 | sed 's/.*: //'";

@@ -20,12 +20,12 @@ impl Driver<'_> {
             let error = Error::failed(format!("container {}", self.state.id), "its cgroup is gone");
             return self.answer(ticket, Reply::Refused(error));
         }
-        let Exec { args, env, cwd, user, terminal, .. } = *exec;
+        let Exec { args, env, cwd, user, terminal, privileged, .. } = *exec;
         let terminal = terminal.is_some();
         let command = args.join(" ");
         let (roots, id) = (self.roots.clone(), self.state.id.clone());
         let executed = move |pid| emit(&roots, &id, What::Exec { pid, command });
-        let process = launch::Process { args, env, cwd, user, terminal, ..launch::Process::default() };
+        let process = launch::Process { args, env, cwd, user, terminal, privileged, ..Default::default() };
         let running = launch::plan_exec(self.spec, &process)
             .and_then(|plan| launch::exec(plan, self.pidfd.as_fd(), self.cgroup.as_ref(), stdio, witness))
             .and_then(|execed| {

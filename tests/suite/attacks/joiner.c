@@ -22,6 +22,8 @@
 #include <unistd.h>
 
 static struct stat root, command;
+/* To who may trace everybody it is no news what others have; what counts is a right or a file of the host. */
+static int may_trace;
 static unsigned long long bounding;
 
 static int is(const char *path, const struct stat *expected) {
@@ -35,12 +37,15 @@ static int look(int pid) {
 	char path[64], link[256];
 	int hits = 0;
 	snprintf(path, sizeof path, "/proc/%d/exe", pid);
-	if (is(path, &command) == 0) hits++, printf("HIT %d its program could be opened\n", pid);
+	if (!may_trace && is(path, &command) == 0) hits++, printf("HIT %d its program could be opened\n", pid);
 	snprintf(path, sizeof path, "/proc/%d/root", pid);
 	if (is(path, &root) == 0) hits++, printf("HIT %d its root could be entered\n", pid);
 	for (int fd = 3; fd < 16; fd++) {
 		snprintf(path, sizeof path, "/proc/%d/fd/%d", pid, fd);
 		ssize_t length = readlink(path, link, sizeof link - 1);
+		if (length > 0) link[length] = 0;
+		/* Where it reports. */
+		if (may_trace && length > 0 && (!strncmp(link, "socket:", 7) || !strncmp(link, "pipe:", 5))) continue;
 		if (length > 0) hits++, printf("HIT %d its descriptor %d could be read: %.*s\n", pid, fd, (int)length, link);
 	}
 	return hits;
@@ -74,13 +79,15 @@ static int trace(int pid) {
 	if (ptrace(PTRACE_INTERRUPT, pid, 0, 0) == 0 && waitpid(pid, &status, __WALL) == pid && WIFSTOPPED(status)) {
 		snprintf(path, sizeof path, "/proc/%d/exe", pid);
 		if (more && exceeds(pid)) hits++, printf("HIT %d was traced with capabilities beyond ours\n", pid);
-		else if (stat(path, &program) == 0 && is(path, &command) == 0) hits++, printf("HIT %d was traced\n", pid);
+		else if (!may_trace && stat(path, &program) == 0 && is(path, &command) == 0) hits++, printf("HIT %d was traced\n", pid);
 	}
 	ptrace(PTRACE_DETACH, pid, 0, 0);
 	return hits;
 }
 
-int main(void) {
+int main(int argc, char **argv) {
+	(void)argv;
+	may_trace = argc > 1;
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	stat("/", &root);
 	stat("/bin/busybox", &command);

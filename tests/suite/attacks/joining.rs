@@ -7,12 +7,29 @@ use crate::harness::{Podrun, rounds};
 /// until that executes, tries to read its program, root and descriptors, and to trace it.
 #[test]
 fn a_joining_process_cannot_be_looked_into_campaign() {
+    joined_under_the_eyes_of(&[], &["/joiner"]);
+}
+
+/// The same with CAP_SYS_PTRACE, to which a process that is not dumpable is no secret: then nobody may be there
+/// to be seen before he is what he will be, and traced he gives away no right beyond the tracer's own.
+#[test]
+fn nor_by_who_may_trace_everybody_campaign() {
+    joined_under_the_eyes_of(&["--cap-add", "SYS_PTRACE"], &["/joiner", "may trace"]);
+}
+
+#[track_caller]
+fn joined_under_the_eyes_of(options: &[&str], joiner: &[&str]) {
     let podrun = Podrun::new();
     let image = image(&podrun, &["joiner"]);
-    podrun.run_detached("c", image.to_str().expect("a path in UTF-8"), ["/joiner"]);
+    let args = ["run", "-d", "c", "--rootfs", image.to_str().expect("a path in UTF-8")];
+    podrun.cmd(args.iter().chain(options).chain(&["--"]).chain(joiner)).prints("c\n");
     podrun.says("c", "ready");
-    for _ in 0..rounds(1000) {
-        podrun.cmd(["exec", "c", "--", "true"]).exits(0);
+    for round in 0..rounds(1000) {
+        match round % 4 {
+            0 => podrun.cmd(["exec", "-t", "c", "--", "true"]).exits(0),
+            1 => podrun.cmd(["exec", "-u", "1000", "c", "--", "true"]).exits(0),
+            _ => podrun.cmd(["exec", "c", "--", "true"]).exits(0),
+        }
     }
     podrun.cmd(["kill", "c", "KILL"]).exits(0);
     podrun.cmd(["wait", "c"]).prints("137\n");

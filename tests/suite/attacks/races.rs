@@ -11,7 +11,7 @@ use super::{create_oci, image, oci};
 use crate::harness::{Podrun, number, rounds};
 
 /// Exchanges `one` and `other` for as long as `work` takes.
-fn while_exchanging<T>(one: &Path, other: &Path, work: impl FnOnce() -> T) -> T {
+pub(super) fn while_exchanging<T>(one: &Path, other: &Path, work: impl FnOnce() -> T) -> T {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -28,7 +28,7 @@ fn while_exchanging<T>(one: &Path, other: &Path, work: impl FnOnce() -> T) -> T 
 
 /// One container for each round; `check` looks at those that could be created, by their pid.
 #[track_caller]
-fn race(
+pub(super) fn race(
     podrun: &Podrun,
     names: [&Path; 2],
     create: impl Fn(usize) -> crate::harness::Output,
@@ -59,7 +59,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// The mounts of a process: what is mounted (its root in its file system), where, and the file system.
-fn mounts(pid: i32) -> Vec<[String; 3]> {
+pub(super) fn mounts(pid: i32) -> Vec<[String; 3]> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).expect("read mountinfo");
     let mount = |line: &str| {
         let words: Vec<&str> = line.split(' ').collect();
