@@ -90,15 +90,23 @@ pub fn remove(roots: &Roots, id: &ContainerId) -> Result<()> {
     let most = rustix::process::Rlimit { current: limit.maximum, ..limit };
     let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, most);
     for dir in [&old, &paths.run_dir] {
-        match std::fs::remove_dir_all(dir) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(Error::io("remove", dir, &error));
-            }
-            _ => {}
-        }
+        remove_tree(dir).map_err(|error| Error::io("remove", dir, &error))?;
     }
     sweep(roots, id);
     Ok(())
+}
+
+/// Removes a directory with all that is in it. A process that is about to end may put something there
+/// meanwhile, a line about a file that it did not find, for example: then once more.
+fn remove_tree(dir: &Path) -> std::io::Result<()> {
+    let mut tries = 100;
+    loop {
+        match std::fs::remove_dir_all(dir) {
+            Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty && tries > 0 => tries -= 1,
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => return Ok(()),
+        }
+    }
 }
 
 /// Whether a crash left something of `id` under another name.

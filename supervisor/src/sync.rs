@@ -11,6 +11,7 @@ use podrun::paths::ContainerPaths;
 use podrun::state::publish::{self, Durability};
 use podrun::state::{ExitRecord, State, store};
 use podrun::sys::clone::{Clone3, exit};
+use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 
 use crate::child::{self, Known};
@@ -53,8 +54,11 @@ pub(crate) fn begin(word: LastWord<'_>, known: &Known) -> Result<Syncing> {
 
 fn become_scribe(word: LastWord<'_>) -> ! {
     let result = word.publish(Durability::Synced);
-    if let Err(error) = &result {
-        tracing::error!("{error}");
+    match &result {
+        // The container was deleted meanwhile, and with it whatever could be said here.
+        Err(error) if error.errno() == Some(Errno::NOENT) => {}
+        Err(error) => tracing::error!("{error}"),
+        Ok(()) => {}
     }
     exit(i32::from(result.is_err()))
 }

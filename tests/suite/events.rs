@@ -126,8 +126,9 @@ fn restarts_and_health_are_told() {
         }
         names
     };
-    let args = ["run", "a", "--rm", "--restart", "on-failure:1", "--rootfs", &busybox(), "--", "false"];
+    let args = ["run", "a", "--restart", "on-failure:1", "--rootfs", &busybox(), "--", "false"];
     podrun.cmd(args).run().expect(1);
+    podrun.cmd(["delete", "a"]).prints("a\n");
     assert_eq!(names("delete"), ["create", "start", "die", "restart", "start", "die", "delete"]);
     let health = ["--health-cmd", "true", "--health-interval", "1s"];
     let args = ["run", "b", "-d"].into_iter().chain(health);
