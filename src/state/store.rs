@@ -269,7 +269,8 @@ fn observe(mut state: State, exit: Option<ExitRecord>, held: bool, boot_id: &str
         )
     });
     state.reason = state.reason.or_else(|| exit.reason.clone());
-    View { state, shim_alive, pid_alive, exit: Some(exit), health: None }
+    // One that has told the end is on its way out, however long that takes.
+    View { state, shim_alive: false, pid_alive, exit: Some(exit), health: None }
 }
 
 /// That a container is about to be started again.

@@ -34,8 +34,6 @@ impl Driver<'_> {
         }
         let ledger = self.shared.ledger.clone();
         self.serving(tokio::time::timeout(PATIENCE, ledger.all_sent())).await;
-        // Those who were told now go first where they share this processor: what follows takes 0.3 ms.
-        rustix::thread::sched_yield();
         let syncing = match self.is_unwanted() {
             true => None,
             false => self.write_durably().inspect_err(|error| tracing::error!("{error}")).ok(),
