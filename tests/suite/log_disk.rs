@@ -1,7 +1,6 @@
 //! Disks that are full, or do not answer.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::harness::{Podrun, busybox, hang_limit, in_guest, process};
 
@@ -64,24 +63,6 @@ fn create(podrun: &Podrun, count: usize, options: &str) {
     podrun.cmd(args).prints("c\n");
 }
 
-/// Starts the container, and does `meanwhile` again and again until it has ended well.
-#[track_caller]
-fn run_to_its_end(podrun: &Podrun, mut meanwhile: impl FnMut()) {
-    podrun.cmd(["start", "c"]).prints("c\n");
-    let mut waiter = podrun.cmd(["wait", "c"]).spawn();
-    let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            assert_eq!(waiter.line().as_deref(), Some("0"));
-            done.store(true, Ordering::Relaxed);
-        });
-        while !done.load(Ordering::Relaxed) {
-            meanwhile();
-        }
-    });
-    waiter.finish().expect(0);
-}
-
 /// The payloads of a log, and what its markers say was dropped: bytes and lines.
 fn parse(log: &[u8]) -> (String, usize, usize) {
     let (mut payloads, mut bytes, mut lines) = (String::new(), 0, 0);
@@ -117,17 +98,27 @@ fn a_full_disk_holds_output_back_and_nothing_is_missing_when_there_is_room_again
     let count = if in_guest() { 300_000 } else { 1_000_000 };
     create(&podrun, count, "max-size=1m,max-file=100");
     let disk = SmallDisk::mount(&podrun, "c", "10m");
+    podrun.cmd(["start", "c"]).prints("c\n");
     let mut collected = Vec::new();
     let mut was_full = 0;
-    run_to_its_end(&podrun, || {
-        if disk.is_full() {
-            was_full += 1;
-            // Alive, and answering, while nothing can be written.
-            assert_eq!(podrun.status("c"), "running");
-            disk.collect(&mut collected);
+    let mut waiter = podrun.cmd(["wait", "c"]).spawn();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            assert_eq!(waiter.line().as_deref(), Some("0"));
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            if disk.is_full() {
+                was_full += 1;
+                // Alive, and answering, while nothing can be written.
+                assert_eq!(podrun.status("c"), "running");
+                disk.collect(&mut collected);
+            }
+            std::thread::yield_now();
         }
-        std::thread::yield_now();
     });
+    waiter.finish().expect(0);
     disk.collect(&mut collected);
     assert!(was_full >= 2, "full {was_full} times");
     let (payloads, bytes, lines) = parse(&everything(&disk.0, collected));
@@ -144,19 +135,29 @@ fn what_a_full_disk_drops_is_counted_to_the_byte() {
     let count = if in_guest() { 300_000 } else { 1_000_000 };
     create(&podrun, count, "max-size=1m,max-file=100,mode=drop");
     let disk = SmallDisk::mount(&podrun, "c", "10m");
+    podrun.cmd(["start", "c"]).prints("c\n");
     let mut collected = Vec::new();
-    let mut full = 0;
-    run_to_its_end(&podrun, || {
-        // Room comes back late: meanwhile something is dropped.
-        full += u32::from(disk.is_full());
-        if full > 20 {
-            disk.collect(&mut collected);
-            full = 0;
+    let mut waiter = podrun.cmd(["wait", "c"]).spawn();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            assert_eq!(waiter.line().as_deref(), Some("0"));
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        let mut full = 0;
+        while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            // Room comes back late: meanwhile something is dropped.
+            full += u32::from(disk.is_full());
+            if full > 20 {
+                disk.collect(&mut collected);
+                full = 0;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
         }
-        std::thread::sleep(std::time::Duration::from_millis(1));
+        // The last marker needs room.
+        disk.collect(&mut collected);
     });
-    // The last marker needs room.
-    disk.collect(&mut collected);
+    waiter.finish().expect(0);
     podrun.settle();
     disk.collect(&mut collected);
     let (payloads, bytes, lines) = parse(&everything(&disk.0, collected));
