@@ -39,6 +39,9 @@ impl Driver<'_> {
             false => self.write_durably().inspect_err(|error| tracing::error!("{error}")).ok(),
         };
         if self.is_unwanted() {
+            if let (Some(until), true) = (self.returning, self.settings.rm) {
+                self.serving(tokio::time::sleep_until(until)).await;
+            }
             // The files are about to go: who still reads them has a moment to say so.
             self.serving(tokio::time::timeout(PATIENCE, ledger.all_settled())).await;
         }
