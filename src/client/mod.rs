@@ -286,14 +286,22 @@ pub fn wait(roots: &Roots, id: &ContainerId) -> Result<ExitRecord> {
 }
 
 /// Sends a signal to a container. Where a shim dies before it answers, the next one is asked again: the
-/// signal may come twice, as one that is sent twice, but does not get lost.
+/// signal may come twice, as one that is sent twice, but does not get lost. A container that has ended
+/// since it was asked first needs no more.
 pub fn signal(roots: &Roots, id: &ContainerId, signal: i32, all: bool) -> Result<()> {
+    let mut asked = false;
     loop {
         return match reach(roots, id)? {
-            Reached::Shim(mut client) => match client.call(&Request::Signal { signal, all })? {
-                Some(_) => Ok(()),
-                None => continue,
+            Reached::Shim(mut client) => match client.call(&Request::Signal { signal, all }) {
+                Ok(Some(_)) => Ok(()),
+                Ok(None) => {
+                    asked = true;
+                    continue;
+                }
+                Err(error) if asked && error.kind == Kind::WrongState => Ok(()),
+                Err(error) => Err(error),
             },
+            Reached::Without(view) if asked && !view.pid_alive => Ok(()),
             // In OCI mode a signal is sent as it is.
             Reached::Without(view) if view.pid_alive => runtime::signal(&view, signal, all),
             Reached::Without(_) => {

@@ -63,6 +63,8 @@ mod restart;
 
 /// How many questions may wait for the driver; the clients that ask more wait with them.
 const QUEUE: usize = 64;
+/// How long the clients of a shim that died may take to come to the next one, where the container goes.
+const RETURN: Duration = Duration::from_secs(1);
 
 /// Runs a container to its end. `creator` is the command that created it, still connected; without one
 /// the container was taken over.
@@ -103,6 +105,7 @@ pub(crate) async fn run(
     let listener = std::os::unix::net::UnixListener::from(owned.listener);
     listener.set_nonblocking(true).map_err(failed)?;
     let listener = Rc::new(UnixListener::from_std(listener).map_err(failed)?);
+    let returning = creator.is_none().then(|| tokio::time::Instant::now() + RETURN);
     if let Some(creator) = creator {
         let stream = tokio::net::UnixStream::from_std(creator.stream).map_err(failed)?;
         tokio::task::spawn_local(server::serve_creator(stream, creator.buffer, shared.clone()));
@@ -149,6 +152,7 @@ pub(crate) async fn run(
         clock,
         lock: Some(podrun::state::lock::Lock::from_fd(owned.lock)),
         finishing: false,
+        returning,
         known,
         record: None,
         upgrades: Upgrades::new(listener, inside),
@@ -202,6 +206,8 @@ pub(crate) struct Driver<'a> {
     clock: Clock,
     pub(crate) lock: Option<podrun::state::lock::Lock>,
     finishing: bool,
+    /// Until when those who were connected to the shim before this one may take to come back.
+    pub(crate) returning: Option<tokio::time::Instant>,
     pub(crate) known: Known,
     pub(crate) record: Option<ExitRecord>,
     pub(crate) upgrades: Upgrades,

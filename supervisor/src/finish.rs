@@ -41,6 +41,9 @@ impl Driver<'_> {
         // After that: the end of the mounts waits for every processor, and whoever was told may look meanwhile.
         self.clean_cgroup();
         if self.is_unwanted() {
+            if let (Some(until), true) = (self.returning, self.settings.rm) {
+                self.serving(tokio::time::sleep_until(until)).await;
+            }
             // The files are about to go: who still reads them has a moment to say so.
             self.serving(tokio::time::timeout(PATIENCE, ledger.all_settled())).await;
         }

@@ -1,5 +1,5 @@
-//! Any process of podrun may be killed at any of its system calls, and any call that asks for something
-//! may be refused: what a command has answered stays true, what failed leaves nothing, `delete -f` cleans.
+//! Any process of podrun may be killed at any of its system calls: what a command has answered stays true,
+//! what failed leaves nothing, `delete -f` cleans.
 
 use crate::harness::bundle::{bundle, config};
 use crate::harness::tracer::{Blow, Role, Strike, Traced, traced};
@@ -103,6 +103,22 @@ const EXEC: Scenario = Scenario {
     },
 };
 
+const KILL: Scenario = Scenario {
+    name: "the exit path",
+    before: running,
+    args: |_| words(&["kill", "c", "KILL"]),
+    seizes: true,
+    whole: true,
+    after: |podrun, traced, _| {
+        if traced.output.code != Some(0) {
+            assert_eq!(traced.output.code, None, "{}", traced.output);
+            podrun.cmd(["kill", "c", "KILL"]).run();
+        }
+        podrun.cmd(["wait", "c"]).prints("137\n");
+        assert_eq!(podrun.status("c"), "stopped");
+    },
+};
+
 const DELETE: Scenario = Scenario {
     name: "delete -f",
     before: running,
@@ -115,6 +131,32 @@ const DELETE: Scenario = Scenario {
             leaks::check(podrun);
         }
         Some(_) => panic!("{}", traced.output),
+        None => {}
+    },
+};
+
+/// Its log is rotated some ten times.
+const RUN: Scenario = Scenario {
+    name: "run --rm, and rotation",
+    before: |_| {},
+    args: |_| {
+        let options = ["--log-opt", "max-size=128k,max-file=100"];
+        let rootfs = busybox();
+        let run = ["run", "--rm", "c", "--rootfs", &rootfs];
+        words(&[&run[..], &options, &["--", "seq", "1", "20000"]].concat())
+    },
+    seizes: false,
+    whole: true,
+    after: |podrun, traced, harmed| match traced.output.code {
+        Some(0) => {
+            let lines: String = (1..=20_000).map(|i| format!("{i}\n")).collect();
+            assert!(traced.output.out() == lines, "{}", traced.output);
+            podrun.cmd(["list", "-q"]).prints("");
+            leaks::check(podrun);
+        }
+        // Init, before it was the command.
+        Some(137) if harmed => {}
+        Some(code) => traced.output.is_a_failure(code, ""),
         None => {}
     },
 };
@@ -263,12 +305,17 @@ fn exec_killed_at_any_call_campaign() {
 }
 
 #[test]
-fn commands_for_engines_killed_at_any_call_campaign() {
-    let all: Vec<&Scenario> = OCI.iter().collect();
-    campaign("commands_for_engines_killed_at_any_call_campaign", &all, &[Blow::Kill]);
+fn the_exit_path_killed_at_any_call_campaign() {
+    campaign("the_exit_path_killed_at_any_call_campaign", &[&KILL, &DELETE], &[Blow::Kill]);
 }
 
 #[test]
-fn delete_killed_at_any_call_campaign() {
-    campaign("delete_killed_at_any_call_campaign", &[&DELETE], &[Blow::Kill]);
+fn a_run_with_rotation_killed_at_any_call_campaign() {
+    campaign("a_run_with_rotation_killed_at_any_call_campaign", &[&RUN], &[Blow::Kill]);
+}
+
+#[test]
+fn commands_for_engines_killed_at_any_call_campaign() {
+    let all: Vec<&Scenario> = OCI.iter().collect();
+    campaign("commands_for_engines_killed_at_any_call_campaign", &all, &[Blow::Kill]);
 }

@@ -301,6 +301,10 @@ impl<'a> Tracer<'a> {
                     self.roles.insert(pid, Role::Keeper);
                     go_on(pid, None);
                 }
+                // The shell may still be on its way.
+                _ if process::status_field(pid.as_raw(), "Name").as_deref() == Some("sh") => {
+                    let _ = ptrace::cont(pid, None);
+                }
                 _ => go_on(pid, None),
             },
             libc::PTRACE_EVENT_STOP if !self.roles.contains_key(&pid) => drop(self.held.insert(pid)),
