@@ -126,8 +126,9 @@ fn restarts_and_health_are_told() {
         }
         names
     };
-    let args = ["run", "a", "--rm", "--restart", "on-failure:1", "--rootfs", &busybox(), "--", "false"];
+    let args = ["run", "a", "--restart", "on-failure:1", "--rootfs", &busybox(), "--", "false"];
     podrun.cmd(args).run().expect(1);
+    podrun.cmd(["delete", "a"]).prints("a\n");
     assert_eq!(names("delete"), ["create", "start", "die", "restart", "start", "die", "delete"]);
     let health = ["--health-cmd", "true", "--health-interval", "1s"];
     let args = ["run", "b", "-d"].into_iter().chain(health);
@@ -249,7 +250,10 @@ fn a_stalled_or_dead_listener_delays_nobody_and_the_stalled_one_learns_what_it_m
     assert_eq!(seen, filled);
     podrun.cmd(["pause", "c"]).prints("c\n");
     assert_eq!(event(&mut stalled)["event"], "pause");
-    drop(stalled);
+    let name = podrun.listeners().remove(0);
+    let (pid, _) = name.split_once('-').expect("a pid");
+    process::send(pid.parse().expect("a number"), Signal::TERM);
+    stalled.finish().expect(0);
 }
 
 fn libc_nonblock() -> i32 {
