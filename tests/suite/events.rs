@@ -250,7 +250,10 @@ fn a_stalled_or_dead_listener_delays_nobody_and_the_stalled_one_learns_what_it_m
     assert_eq!(seen, filled);
     podrun.cmd(["pause", "c"]).prints("c\n");
     assert_eq!(event(&mut stalled)["event"], "pause");
-    drop(stalled);
+    let name = podrun.listeners().remove(0);
+    let (pid, _) = name.split_once('-').expect("a pid");
+    process::send(pid.parse().expect("a number"), Signal::TERM);
+    stalled.finish().expect(0);
 }
 
 fn libc_nonblock() -> i32 {
