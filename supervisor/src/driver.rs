@@ -21,7 +21,6 @@ use std::time::Duration;
 use jiff::Timestamp;
 use podrun::cgroup::Cgroup;
 use podrun::error::{Error, Result};
-use podrun::events::What;
 use podrun::launch::{self, Stdio};
 use podrun::paths::ContainerPaths;
 use podrun::protocol::{Exec, Reply, Request};
@@ -55,6 +54,7 @@ use crate::server::{self, Answer, Ask, Command, Shared};
 use crate::signals::Signals;
 use crate::upgrade::Upgrades;
 
+mod begin;
 mod deliver;
 mod end;
 mod health;
@@ -438,43 +438,6 @@ impl Driver<'_> {
         if let Some(answer) = self.answers.remove(&ticket) {
             let _ = answer.send(Answer::Reply(reply, self.shared.ledger.answer()));
         }
-    }
-
-    fn open_gate(&mut self) -> Result<()> {
-        let Some(gate) = self.closed_gate.take() else {
-            return Err(Error::failed(format!("start container {}", self.state.id), "its gate is gone"));
-        };
-        // Whoever finds the gate open must know that it may be.
-        self.remember(self.machine.memory().clone());
-        launch::gate::go(&gate)?;
-        self.gate = Some(tokio::task::spawn_local(fd::read_to_end(gate)));
-        Ok(())
-    }
-
-    fn running(&mut self) {
-        self.state.status = Status::Running;
-        self.state.started_at = Some(Timestamp::now());
-        self.write_state();
-        self.tell(What::Start { pid: self.state.init.map_or(0, |init| init.pid) });
-        self.keep.let_go(Slot::Gate);
-        self.watch_run();
-        self.settle();
-    }
-
-    /// Sets the clock for what follows from a run's beginning: its checks, and its end where it may not run
-    /// for longer.
-    fn watch_run(&mut self) {
-        self.watch_health();
-        let (Some(timeout), Some(started)) = (self.settings.timeout, self.state.started_at) else { return };
-        if let Ok(end) = started.checked_add(Duration::from_secs(timeout.get())) {
-            self.clock.set_at(Alarm::Timeout, end);
-        }
-    }
-
-    /// What a running container needs until its end.
-    fn settle(&mut self) {
-        self.mounts = self.state.init.and_then(|init| Mounts::of(init.pid));
-        self.clock.set(Alarm::Quiet, QUIET);
     }
 }
 

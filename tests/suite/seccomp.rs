@@ -301,7 +301,7 @@ def call(number, *args):
     ctypes.set_errno(0)
     result = libc.syscall(number, *args)
     return result, ctypes.get_errno()
-print(call(246, 0, 0, 0, 0), call(600), call(41, 16, 3, 9), call(135, 0xffffffff)[1])
+print(call(246, 0, 0, 0, 0), call(600), call(41, 16, 3, 9), call(135, ctypes.c_ulong(0xffffffff))[1])
 thread = threading.Thread(target=lambda: print(\"thread\")); thread.start(); thread.join()
 with tempfile.TemporaryFile() as file: print(file.write(b\"text\"))
 print(subprocess.check_output([\"echo\", \"child\"]).decode().strip())
@@ -310,7 +310,8 @@ print(subprocess.check_output([\"echo\", \"child\"]).decode().strip())
     let expected = "Seccomp:2\n(-1, 1) (-1, 38) (-1, 22) 0\nthread\n4\nchild\n";
     let podrun = Podrun::new();
     let (option, rootfs) = (format!("seccomp={profile}"), overlay(debian()));
-    let args = ["--security-opt", &option, "--rootfs", &rootfs, "--"];
+    // With that capability the profile allows the socket.
+    let args = ["--security-opt", &option, "--cap-drop", "AUDIT_WRITE", "--rootfs", &rootfs, "--"];
     podrun.cmd(["run", "--rm", "c"].iter().chain(&args).chain(&["bash", "-euc", &script])).prints(expected);
     podrun.cmd(["run", "-d", "c"].iter().chain(&args).chain(&["sleep", "100000"])).prints("c\n");
     podrun.cmd(["exec", "c", "--", "bash", "-euc", &script]).prints(expected);
