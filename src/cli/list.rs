@@ -86,7 +86,7 @@ fn row(view: &View, now: Timestamp) -> String {
         false => state.status.as_str(),
     };
     let status = match &view.health {
-        Some(health) if status == Status::Running.as_str() => format!("{status} ({})", health.status),
+        Some(health) if status == Status::Running.as_str() => format!("{status}({})", health.status),
         _ => status.to_owned(),
     };
     let pid = match pid(state) {

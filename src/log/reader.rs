@@ -12,7 +12,7 @@
 //! of the newest file is left for later, when it may have been completed.
 
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -22,6 +22,10 @@ use crate::log::files::{self, LogFile};
 use crate::log::format::Format;
 use crate::log::line::{Record, Stamp, Stream, Tag};
 use crate::log::tail;
+
+fn inode_of_dir(path: &Path) -> Option<u64> {
+    Some(path.parent()?.metadata().ok()?.ino())
+}
 
 /// What is asked of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,12 +122,15 @@ pub struct Reader {
     past_until: bool,
     skipped: u64,
     missed: bool,
+    /// The inode of the directory: one of the same name may be another container's.
+    dir: Option<u64>,
 }
 
 impl Reader {
     /// A reader over the log at `path` and what was rotated away before it. A log that does not exist
     /// is an empty one; what it is asked to tail is what the files hold now.
     pub fn open(path: &Path, format: Format, selection: Selection) -> Result<Self> {
+        let dir = inode_of_dir(path);
         let files = files::open(path)?;
         let until = selection.until.map(Stamp::of);
         let starts = match selection.tail {
@@ -147,6 +154,7 @@ impl Reader {
             past_until: false,
             skipped: 0,
             missed: false,
+            dir,
         })
     }
 
@@ -169,6 +177,12 @@ impl Reader {
     /// Looks for files that rotation has put before the newest. To be called soon after it has: what is
     /// rotated away before it was opened cannot be read any more.
     pub fn refresh(&mut self) -> Result<()> {
+        let dir = inode_of_dir(&self.path);
+        self.dir = self.dir.or(dir);
+        if dir != self.dir {
+            // The container was deleted: what is open is all there ever was.
+            return Ok(());
+        }
         self.behind = self.files.len() - self.position.file.min(self.files.len()) > MAX_AHEAD;
         if self.behind {
             return Ok(());
@@ -180,7 +194,8 @@ impl Reader {
         }
         if let Some(newest) = self.files.last() {
             let known = found.iter().position(|file| file.inode == newest.inode);
-            self.missed |= known.is_none();
+            // With none at all the container is being deleted.
+            self.missed |= known.is_none() && !found.is_empty();
             found.drain(..known.map_or(0, |known| known + 1));
         }
         self.files.append(&mut found);

@@ -39,7 +39,7 @@ fn its_health_is_what_its_checks_say_wherever_it_is_shown() {
     let healthy = podrun.health_until("c", "healthy");
     assert_eq!((&healthy["failingStreak"], &healthy["last"]["exitCode"]), (&0.into(), &0.into()));
     assert_eq!(healthy["last"]["output"], "out\nerr\n");
-    assert!(podrun.cmd(["list"]).ok().contains("running (healthy)"));
+    assert!(podrun.cmd(["list"]).ok().contains("running(healthy)"));
     podrun.inside("c", "rm /ok");
     let unhealthy = podrun.health_until("c", "unhealthy");
     assert!(number(&unhealthy["failingStreak"]) >= 2, "{unhealthy}");
