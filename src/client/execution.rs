@@ -41,7 +41,7 @@ pub struct Execution<'a> {
     process: Option<ProcessRef>,
     /// A shim has said that the command was executed.
     started: bool,
-    /// How many shims were asked since one has answered last.
+    /// How many have been asked since one last said that it is a shim, or answered.
     unanswered: u32,
 }
 
@@ -125,7 +125,8 @@ impl<'a> Execution<'a> {
 
     /// With the next shim. False where there will be none.
     fn go_on(&mut self) -> Result<bool> {
-        self.unanswered += 1;
+        // One that has said what it is was a shim: it may be upgraded as often as anybody likes.
+        self.unanswered = if self.client.welcomed { 0 } else { self.unanswered + 1 };
         if self.unanswered > PATIENCE {
             return Err(super::not_a_shim());
         }
