@@ -291,11 +291,13 @@ pub fn wait(roots: &Roots, id: &ContainerId) -> Result<ExitRecord> {
 pub fn signal(roots: &Roots, id: &ContainerId, signal: i32, all: bool) -> Result<()> {
     let mut asked = false;
     loop {
+        let over = roots.container(id).run_exit().exists();
         return match reach(roots, id)? {
             Reached::Shim(mut client) => match client.call(&Request::Signal { signal, all }) {
                 Ok(Some(_)) => Ok(()),
                 Ok(None) => {
-                    asked = true;
+                    // Of an end that was recorded before, this request is not the cause.
+                    asked |= !over;
                     continue;
                 }
                 Err(error) if asked && error.kind == Kind::WrongState => Ok(()),
