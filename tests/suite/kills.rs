@@ -54,7 +54,10 @@ fn kill(pid: i32) {
 
 /// Lets a random time pass: what happens meanwhile is the point.
 fn a_moment(random: &mut fastrand::Rng, most: Duration) {
-    std::thread::sleep(most.mul_f64(random.f64()));
+    let end = std::time::Instant::now() + most.mul_f64(random.f64());
+    while std::time::Instant::now() < end {
+        std::thread::yield_now();
+    }
 }
 
 impl<'a> Load<'a> {

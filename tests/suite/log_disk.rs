@@ -165,7 +165,6 @@ fn what_a_full_disk_drops_is_counted_to_the_byte() {
                 full_since = None;
             }
         }
-        std::thread::sleep(std::time::Duration::from_millis(1));
     });
     // The last marker needs room.
     disk.collect(&mut collected);
