@@ -26,6 +26,7 @@ mod descriptors;
 mod detach;
 mod doctor;
 mod document;
+mod each;
 mod environment;
 mod events;
 mod exec;

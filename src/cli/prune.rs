@@ -4,7 +4,8 @@ use podrun::client;
 use podrun::paths::Roots;
 use podrun::state::store;
 
-use super::{Errors, Outcome, out};
+use super::Outcome;
+use super::each::each;
 
 /// What the command does, in a line.
 pub(super) const ABOUT: &str = "Remove every stopped container and everything it had, and print their IDs";
@@ -14,13 +15,5 @@ pub(super) const ABOUT: &str = "Remove every stopped container and everything it
 pub(super) struct Args {}
 
 pub(super) fn run(roots: &Roots, _args: &Args) -> Outcome {
-    let mut errors = Vec::new();
-    for id in store::list(roots)? {
-        match client::prune(roots, &id) {
-            Ok(true) => out::line(&id)?,
-            Ok(false) => {}
-            Err(error) => errors.push(error),
-        }
-    }
-    if errors.is_empty() { Ok(0) } else { Err(Errors(errors)) }
+    each(roots, &store::list(roots)?, true, client::prune)
 }

@@ -2,10 +2,10 @@
 //! their restart policy has run after a reboot. For boot scripts and timers.
 
 use podrun::client;
-use podrun::paths::{ContainerId, Roots};
-use podrun::state::store;
+use podrun::paths::Roots;
 
-use super::{Errors, Outcome, out};
+use super::Outcome;
+use super::each::Which;
 
 /// What the command does, in a line.
 pub(super) const ABOUT: &str =
@@ -22,25 +22,10 @@ Example: podrun recover --all";
 #[derive(Debug, clap::Args)]
 #[command(about = ABOUT, after_help = AFTER)]
 pub(super) struct Args {
-    /// The containers
-    #[arg(value_name = "ID", required_unless_present = "all", conflicts_with = "all")]
-    ids: Vec<ContainerId>,
-    /// Every container
-    #[arg(long)]
-    all: bool,
+    #[command(flatten)]
+    which: Which,
 }
 
 pub(super) fn run(roots: &Roots, args: &Args) -> Outcome {
-    let ids = if args.all { store::list(roots)? } else { args.ids.clone() };
-    let mut errors = Vec::new();
-    for id in &ids {
-        match client::recover(roots, id) {
-            Ok(true) => out::line(id)?,
-            Ok(false) => {}
-            // Deleted after the listing.
-            Err(_) if args.all && !roots.container(id).dir.exists() => {}
-            Err(error) => errors.push(error),
-        }
-    }
-    if errors.is_empty() { Ok(0) } else { Err(Errors(errors)) }
+    args.which.each(roots, client::recover)
 }

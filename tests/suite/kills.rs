@@ -164,6 +164,20 @@ impl<'a> Load<'a> {
         }
     }
 
+    /// Nothing was lost but supervisors: there is no more than `before`, who waits is served, and the end is
+    /// told as it was.
+    #[track_caller]
+    fn goes_on(mut self, before: Option<&Possessions>, random: &mut fastrand::Rng) {
+        self.podrun.answered("c");
+        if let Some(before) = before {
+            self.has_no_more_than(before);
+        }
+        self.held.write(b"it\n");
+        self.held.until("got it");
+        let verdict = self.end(random);
+        self.settle(verdict, false);
+    }
+
     /// Has init end in one of three ways; what `wait` must say of it.
     fn end(&self, random: &mut fastrand::Rng) -> Verdict {
         match random.u8(..3) {
@@ -259,14 +273,7 @@ fn a_shim_killed_under_load_costs_nothing_campaign() {
             assert_eq!(podrun.keeper_pid("c"), keeper);
         }
         load.finish_brief();
-        podrun.answered("c");
-        if let Some(before) = before {
-            load.has_no_more_than(&before);
-        }
-        load.held.write(b"it\n");
-        load.held.until("got it");
-        let verdict = load.end(&mut random);
-        load.settle(verdict, false);
+        load.goes_on(before.as_ref(), &mut random);
     }
 }
 
@@ -331,14 +338,7 @@ fn keeper_and_shim_killed_under_load_cost_nothing_while_init_lives_campaign() {
             // Those who waited do it by themselves.
             _ => {}
         }
-        podrun.answered("c");
-        if let Some(before) = before {
-            load.has_no_more_than(&before);
-        }
-        load.held.write(b"it\n");
-        load.held.until("got it");
-        let verdict = load.end(&mut random);
-        load.settle(verdict, false);
+        load.goes_on(before.as_ref(), &mut random);
     }
 }
 
