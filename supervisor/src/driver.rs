@@ -285,8 +285,7 @@ impl Driver<'_> {
         } else if self.state.restarts.due.is_some() {
             self.wait_on().await;
         } else if self.remembered.starting {
-            // It may have died before it said go. A second one is not heard.
-            if let Err(error) = self.open_gate() {
+            if let Err(error) = self.open_gate_again() {
                 self.on(Event::Gate(Err(error))).await;
             }
         } else if self.state.status == Status::Running {

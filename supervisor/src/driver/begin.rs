@@ -1,5 +1,6 @@
 //! The beginning of a run: the gate is opened, the command runs, and the clock is set for what follows.
 
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -16,9 +17,7 @@ use crate::mounts::Mounts;
 
 impl Driver<'_> {
     pub(super) fn open_gate(&mut self) -> Result<()> {
-        let Some(gate) = self.closed_gate.take() else {
-            return Err(Error::failed(format!("start container {}", self.state.id), "its gate is gone"));
-        };
+        let gate = self.take_gate()?;
         // Whoever finds the gate open must know that it may be.
         self.remember(self.machine.memory().clone());
         launch::gate::go(&gate)?;
@@ -26,11 +25,28 @@ impl Driver<'_> {
         Ok(())
     }
 
+    /// The same after a shim that may have died before it said go, or after. A second word is not heard; and
+    /// where nobody hears it any more, init was executed, or has ended: the gate tells, as always.
+    pub(super) fn open_gate_again(&mut self) -> Result<()> {
+        let gate = self.take_gate()?;
+        let _ = launch::gate::go(&gate);
+        self.gate = Some(tokio::task::spawn_local(fd::read_to_end(gate)));
+        Ok(())
+    }
+
+    fn take_gate(&mut self) -> Result<OwnedFd> {
+        self.closed_gate
+            .take()
+            .ok_or_else(|| Error::failed(format!("start container {}", self.state.id), "its gate is gone"))
+    }
+
     pub(super) fn running(&mut self) {
         self.state.status = Status::Running;
         self.state.started_at = Some(Timestamp::now());
         self.write_state();
         self.tell(What::Start { pid: self.state.init.map_or(0, |init| init.pid) });
+        // Before the gate goes: without it, the next shim could not learn that init is through.
+        self.remember(self.machine.memory().clone());
         self.keep.let_go(Slot::Gate);
         self.watch_run();
         self.settle();
