@@ -50,6 +50,12 @@ impl Clock {
         self.set(alarm, left.try_into().unwrap_or(Duration::ZERO));
     }
 
+    /// When it rings, by the wall clock; `None` where it is not set.
+    pub(crate) fn at(&self, alarm: Alarm) -> Option<Timestamp> {
+        let left = self.0[alarm as usize]?.saturating_duration_since(Instant::now());
+        Timestamp::now().checked_add(left).ok()
+    }
+
     /// It will not ring.
     pub(crate) fn clear(&mut self, alarm: Alarm) {
         self.0[alarm as usize] = None;
@@ -76,6 +82,7 @@ mod tests {
             let mut clock = Clock::default();
             clock.set(Alarm::Timeout, Duration::from_millis(2));
             clock.set(Alarm::Kill, Duration::MAX);
+            assert!(clock.at(Alarm::Kill).is_none() && clock.at(Alarm::Timeout).is_some());
             assert_eq!(clock.rings().await, Alarm::Timeout);
             clock.set_at(Alarm::Kill, Timestamp::UNIX_EPOCH);
             clock.set(Alarm::Timeout, Duration::ZERO);

@@ -131,7 +131,6 @@ pub(crate) async fn run(
         keep,
         notices,
         remembered: memory,
-        kill_at,
         oom,
         cgroup,
         pidfd: fd::watch(owned.pidfd, "init")?,
@@ -174,8 +173,6 @@ pub(crate) struct Driver<'a> {
     notices: Notices,
     /// What the keeper has of the machine's memory.
     remembered: Memory,
-    /// When [`Alarm::Kill`] is due.
-    kill_at: Option<Timestamp>,
     pub(crate) oom: Oom,
     pub(crate) cgroup: Option<Cgroup>,
     /// Init, or the one of the last run.
@@ -330,7 +327,12 @@ impl Driver<'_> {
 
     /// What the next shim, or the next program, must know.
     pub(crate) fn facts(&self, memory: Memory) -> Facts {
-        Facts { roots: self.roots.clone(), state: self.state.clone(), memory, kill_at: self.kill_at }
+        Facts {
+            roots: self.roots.clone(),
+            state: self.state.clone(),
+            memory,
+            kill_at: self.clock.at(Alarm::Kill),
+        }
     }
 
     pub(crate) fn write_state(&self) {
@@ -417,7 +419,6 @@ impl Driver<'_> {
             }
             Action::Arm(time) => {
                 self.clock.set(Alarm::Kill, time);
-                self.kill_at = Timestamp::now().checked_add(time).ok();
             }
             Action::Exec(ticket) => self.exec(ticket),
             Action::Freeze => return self.freeze().err().map(|error| Event::Frozen(Err(error))),

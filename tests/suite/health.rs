@@ -67,7 +67,8 @@ fn an_unhealthy_container_is_stopped_killed_or_run_again_as_it_was_asked() {
     podrun.checked("kill", "false", &options("kill"));
     podrun.checked("policy", "false", &[&options("kill")[..], &["--restart", "on-failure:1"]].concat());
     // Sick for its first run only.
-    podrun.checked("restart", "test -e /well || { touch /well; false; }", &options("restart"));
+    let at_once = [&options("restart")[..], &["--stop-timeout", "0"]].concat();
+    podrun.checked("restart", "test -e /well || { touch /well; false; }", &at_once);
     podrun.cmd(["wait", "stop", "kill", "policy"]).prints("5\n137\n137\n");
     podrun.settle_but("restart");
     let reason = |id| podrun.state(id)["reason"].clone();
@@ -79,6 +80,13 @@ fn an_unhealthy_container_is_stopped_killed_or_run_again_as_it_was_asked() {
     podrun.health_until("restart", "healthy");
     podrun.says("restart", "run");
     podrun.cmd(["logs", "restart"]).prints("run\nrun\n");
+    // What ended the first run is over: the next shim has nothing of it.
+    let init = podrun.pid("restart");
+    podrun.kill_shim("restart");
+    podrun.answered("restart");
+    podrun.cmd(["upgrade", "restart"]).prints("restart\n");
+    podrun.answered("restart");
+    assert_eq!(podrun.pid("restart"), init);
 }
 
 impl Podrun {

@@ -118,7 +118,7 @@ impl Driver<'_> {
         let some = [(Slot::Gate, &gate), (Slot::Ending, &ending)];
         let some = some.into_iter().filter_map(|(slot, fd)| Some((slot, fd.as_ref()?)));
         let fds = [(Slot::Init, &pidfd)].into_iter().chain(streams.slots()).chain(some);
-        self.remember_with(Memory { starting: true, ..Memory::default() }, fds);
+        self.remember_with(self.machine.memory().clone(), fds);
         self.write_state();
         let streams = streams.split()?;
         self.logger.go_on(streams.sources)?;

@@ -137,7 +137,11 @@ impl Machine {
     /// It is time for another run.
     pub(super) fn due(&mut self) -> Vec<Action> {
         match self.phase {
-            Phase::Waiting => vec![Action::Launch],
+            Phase::Waiting => {
+                // From the moment when there is an init: whoever finds it at its gate has to open that.
+                self.memory.starting = true;
+                vec![Action::Launch]
+            }
             _ => vec![],
         }
     }
@@ -147,12 +151,12 @@ impl Machine {
         match outcome {
             Ok(()) => {
                 self.phase = Phase::Starting;
-                self.memory.starting = true;
                 vec![Action::OpenGate]
             }
             // Whatever is missing may be there the next time.
             Err(error) => {
                 self.phase = Phase::Ending;
+                self.memory.starting = false;
                 self.next =
                     next(self.policy, self.restarts, Some(error.launch_exit_code().into()), None, None);
                 let verdict =
