@@ -4,10 +4,13 @@
 //! (`podrun-shim`) share: the types, the files, the protocol and the launch code.
 //!
 //! ```text
-//!  podrun create/run ──spawns──▶ podrun-shim ──clone3──▶ init ──execve──▶ CMD
-//!      │ exits                     │  owns init by pidfd, pumps its output into the log,
-//!      ▼                           │  writes the exit record, answers on a socket
-//!   (gone)      podrun exec/kill/wait ──frames──▶ shim
+//!                                 ┌─ podrun-shim ──────┐
+//!  podrun create/run ──spawns──▶ keeper ──fork──▶ shim ──clone3──▶ init ──execve──▶ CMD
+//!      │ exits                     │                │  owns init by pidfd, has its output logged,
+//!      ▼                           │                │  writes the exit record, answers on a socket
+//!   (gone)                         └─ holds what a shim cannot get again, and forks the next one
+//!
+//!  podrun exec/kill/wait/upgrade ──frames──▶ shim      shim, podrun ──a line each──▶ podrun events
 //!
 //!  podrun create --bundle (OCI mode) ──clone3──▶ init; no shim, the caller supervises
 //! ```
@@ -20,11 +23,11 @@
 //! ```text
 //!  cli ─▶ everything but the inside of launch and sys      (cli lives in the `podrun` binary)
 //!  supervisor ─▶ this library                              (its own crate)
-//!  client ─▶ protocol, paths, state, sys       runtime ─▶ launch, protocol, state
-//!  launch ─▶ spec, sys        protocol ─▶ spec, state, sys  log ─▶ paths, error
-//!  events ─▶ paths, state, error      (told by client, runtime and supervisor)
-//!  state ─▶ paths, sys        spec ─▶ cgroup, error          cgroup ─▶ paths, sys
-//!  paths ─▶ error             sys ─▶ nothing
+//!  client ─▶ runtime, events, protocol, and of launch the hooks
+//!  runtime ─▶ launch, events, protocol                     launch ─▶ state, spec, cgroup, sys
+//!  protocol ─▶ state, spec, sys        events ─▶ state     log ─▶ spec
+//!  state ─▶ spec, paths                spec ─▶ cgroup, paths
+//!  cgroup ─▶ paths, sys                paths ─▶ error      sys, error ─▶ nothing
 //! ```
 
 pub mod cgroup;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! ROOT/containers/ID/       spec.json state.json exit.json log/ upper/ work/      durable
-//! RUN/ID/                   shim.sock exit.json shim.log log.journal health.json  volatile
+//! RUN/ID/                   shim.sock exit.json shim.log log.journal health.json relay.log   volatile
 //! RUN/.events/              a FIFO for each `podrun events`, while one runs
 //! RUN/locks/ID              the lock, outside ID/ so that delete and create cannot race over it
 //! <cgroup>/podrun/ctr-ID    the workload;  <cgroup>/podrun/_shims  every shim

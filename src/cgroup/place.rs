@@ -53,7 +53,7 @@ pub fn below_parent(roots: &Roots, id: &ContainerId, parent: &str) -> Result<Pat
     Ok(Path::new("/").join(path).join(own(roots, id)))
 }
 
-/// Whether `path` can be a cgroup of container `id` of a supervised one: whatever it is below, in one of podrun's.
+/// Whether `path` can be the cgroup of the supervised container `id`: in one of podrun's own, whatever that is below.
 pub fn is_of(roots: &Roots, id: &ContainerId, path: &Path) -> bool {
     path.ends_with(own(roots, id))
 }

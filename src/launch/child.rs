@@ -39,8 +39,8 @@ struct Child {
     entrances: Vec<Entrance>,
 }
 
-/// Makes the container of `plan` in `cgroup`, or in this process's own, and returns once its init waits to be released. On
-/// failure nothing is left of it.
+/// Makes the container of `plan` in `cgroup`, or in this process's own, and returns once its init waits to be
+/// released. On failure nothing is left of it.
 pub fn create(plan: Plan, cgroup: Option<&Cgroup>, stdio: Stdio, gate: Gate) -> Result<Init> {
     assert_single_threaded()?;
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)

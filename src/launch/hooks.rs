@@ -141,16 +141,6 @@ impl Hooks {
         self.run(&self.start_container, Status::Created, own_pid())
     }
 
-    /// Whether anything is to be done once the command runs.
-    pub fn has_poststart(&self) -> bool {
-        !self.poststart.is_empty()
-    }
-
-    /// Whether anything is to be done once the container is gone.
-    pub fn has_poststop(&self) -> bool {
-        !self.poststop.is_empty()
-    }
-
     /// Those of whoever started the command, which is `pid` on the host. All of them are run.
     pub fn poststart(&self, pid: i32) {
         self.run_all(&self.poststart, Status::Running, pid);

@@ -1,7 +1,6 @@
 //! What this runtime can do, as an engine asks it (`features`, OCI runtime specification 1.1).
 //!
-//! Every list here is read from the code that does the thing, or stands beside a test that compares
-//! it with what is refused.
+//! Mount options and capabilities are read from the code that does the thing; the rest is written down here.
 
 use rustix::thread::CapabilitySet;
 use serde_json::{Value, json};

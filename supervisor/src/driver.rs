@@ -1,11 +1,12 @@
 //! The one loop of a shim: waits for events, asks the [`machine`](crate::machine) what to do, does it.
 //!
 //! ```text
-//!  commands ─┐
-//!  pidfd ────┤                    ┌─▶ gate, signals, cgroup
-//!  gate ─────┼─▶ Event ─▶ machine ─▶ Action ─┼─▶ exec
-//!  timer ────┤                    ├─▶ exit record, state.json
-//!  SIGTERM ──┘                    └─▶ answers
+//!  commands ─┐                               ┌─▶ gate, signals, cgroup
+//!  pidfd ────┤                               ├─▶ exec
+//!  gate ─────┼─▶ Event ─▶ machine ─▶ Action ─┼─▶ exit record, state.json
+//!  clock ────┤                               ├─▶ another run
+//!  health ───┤                               └─▶ answers
+//!  SIGTERM ──┘        past the machine: the keeper's notices, upgrades, what the log has come to
 //! ```
 //!
 //! The end, in the order that must not change: init ends and is looked at, not reaped; the cgroup is

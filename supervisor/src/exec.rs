@@ -54,8 +54,7 @@ impl Signals {
 }
 
 /// Watches a process that was just cloned, and calls `executed` with its pid once its command was executed.
-/// `starting` is what a client is owed that waits for that.
-/// The debt keeps the shim until it is reaped.
+/// `starting` is what a client is owed that waits for that. A debt of its own keeps the shim until it is reaped.
 pub(crate) fn watch(
     execed: Execed,
     ledger: &Ledger,

@@ -6,11 +6,13 @@
 //!
 //! ```text
 //!  keeper ──fork──▶ shim:
-//!  bootstrap, what the keeper held, or what the program before left ──Owned──▶ driver ◀──▶ machine (decides, pure)
-//!                         ├── server: a task for each client of the control socket
-//!                         ├── log: the pump from the pipes to the file
-//!                         ├── exec: a task for each process run inside
-//!                         └── record: the exit record
+//!  bootstrap: launched, or adopted ──┐
+//!  what the keeper held ─────────────┼─Owned─▶ driver ◀──▶ machine (decides, pure)
+//!  upgrade: what was left by the ────┘           ├── server: a task for each client of the control socket
+//!           program before                       ├── log: the pump from the pipes to the file
+//!                                                ├── exec: a task for each process run inside
+//!                                                ├── construct: the container anew, for another run
+//!                                                └── record: the exit record
 //! ```
 //!
 //! One thread, one epoll loop: `clone` without `exec` is only safe in a process that has no

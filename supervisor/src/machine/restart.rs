@@ -28,7 +28,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 /// A run of this length was a healthy one.
 const HEALTHY: Duration = Duration::from_secs(10);
 
-/// Why podrun itself ends a run. A later one overrides an earlier one.
+/// Why podrun itself ends a run. One further down here overrides one further up, whichever came first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum Asked {
@@ -175,7 +175,7 @@ impl Machine {
         Action::Rest(after)
     }
 
-    /// Refuses what cannot be done between two runs.
+    /// Refuses to delete what runs, or is about to run again.
     pub(super) fn refuse_delete(&self, ticket: Ticket) -> Action {
         let hint = format!("stop it first, or use `podrun delete -f {}`", self.name);
         let why = match self.phase {

@@ -22,6 +22,7 @@ use crate::{fd, memory_file};
 /// The argument by which a program is asked whether it understands a state: the numbers of the state's
 /// descriptor and of the one for the answer.
 pub(crate) const CHECK: &str = "--check-state=";
+
 /// Has the program in `image` say whether it understands `state`.
 pub(super) async fn probe(image: Rc<OwnedFd>, state: Vec<u8>, known: Known) -> Result<()> {
     let wrong = |why: &str| {
