@@ -83,11 +83,13 @@ fn run_to_its_end(podrun: &Podrun, mut meanwhile: impl FnMut()) {
     waiter.finish().expect(0);
 }
 
-/// How many bytes a process has written; a process that has ended will write no more.
-fn written(pid: i32) -> u64 {
-    let io = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
-    let count = io.lines().find_map(|line| line.strip_prefix("wchar: ")?.parse().ok());
-    count.unwrap_or(u64::MAX)
+/// How many bytes a process has written; `None` once it has ended, reaped or not.
+fn written(pid: i32) -> Option<u64> {
+    if process::status_field(pid, "State").is_none_or(|state| state.starts_with('Z')) {
+        return None;
+    }
+    let io = std::fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
+    io.lines().find_map(|line| line.strip_prefix("wchar: ")?.parse().ok())
 }
 
 /// The payloads of a log, and what its markers say was dropped: bytes and lines.
@@ -156,10 +158,11 @@ fn what_a_full_disk_drops_is_counted_to_the_byte() {
     let mut full_since = None;
     run_to_its_end(&podrun, || {
         // Room comes back late: when more was written meanwhile than the pipe and a batch hold, some of it
-        // is dropped.
+        // is dropped. Who has ended writes no more, and its last marker waits for room only for a while.
         if disk.is_full() {
-            let since = *full_since.get_or_insert_with(|| written(pid));
-            if written(pid) - since > 3 << 20 {
+            let written = written(pid);
+            let since = *full_since.get_or_insert(written);
+            if written.zip(since).is_none_or(|(written, since)| written - since > 3 << 20) {
                 disk.collect(&mut collected);
                 full_since = None;
             }

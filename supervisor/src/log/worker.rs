@@ -280,7 +280,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Logs what is in the sources now, and no more, so that a process that still writes cannot hold up
-    /// the end. Whether all of it is in the log.
+    /// the end. Whether all of it is in the log, and the markers of what never came there.
     fn drain(&mut self) -> Result<bool> {
         let mut left: Vec<usize> = self.sources.iter().map(Source::owed).collect();
         let mut complete = true;
@@ -298,13 +298,16 @@ impl<'a> Worker<'a> {
         }
         let deadline = self.deadline.unwrap_or_else(Instant::now);
         while self.owes_marker() && Instant::now() < deadline {
-            self.retry.fill(None);
+            // At once, and without telling it anew.
+            for (at, _) in self.retry.iter_mut().flatten() {
+                *at = Instant::now();
+            }
             self.write_markers();
             if self.owes_marker() {
                 std::thread::sleep(RETRY.0);
             }
         }
-        Ok(complete)
+        Ok(complete && !self.owes_marker())
     }
 
     fn position(&self) -> podrun::protocol::LogPosition {
