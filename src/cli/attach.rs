@@ -11,7 +11,7 @@ use podrun::paths::{ContainerId, Roots};
 use podrun::protocol::{Reply, Request};
 use podrun::spec::Spec;
 use podrun::spec::settings::Settings;
-use podrun::state::{ExitRecord, publish, store};
+use podrun::state::{ExitRecord, store};
 
 use super::Outcome;
 use super::container::not_running;
@@ -48,8 +48,7 @@ pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
         Reached::Shim(client) => client,
         Reached::Without(view) => return Err(not_running(what(), &view).into()),
     };
-    // Deleted since.
-    let spec = publish::read_json(&paths.spec())?.ok_or_else(|| Error::no_such_container(id))?;
+    let spec = store::spec(&paths)?;
     let log = watched(&paths, &Settings::of(&spec)?.logging)?;
     let selection = Selection { tail: Some(0), ..Selection::default() };
     let reader = Reader::open(&log.path, log.format, selection)?;

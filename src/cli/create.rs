@@ -88,8 +88,7 @@ pub(super) fn run(roots: &Roots, mut args: Args, cgroups: Manager) -> Outcome {
     let (_, pid) = client::create(roots, &args.id, &compiled.spec, &compiled.files)?;
     drop(reserved);
     publish_pid(roots, &args.id, pid, args.pid_file.as_deref())?;
-    out::line(&args.id)?;
-    Ok(0)
+    out::line(&args.id).map(|()| 0).map_err(|error| discard(roots, &args.id, error).into())
 }
 
 /// Writes the pid file that was asked for. Where it cannot be written nothing is left.

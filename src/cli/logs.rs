@@ -8,10 +8,8 @@ use podrun::error::{Error, Result};
 use podrun::log::format::Format;
 use podrun::log::reader::{Reader, Selection};
 use podrun::paths::{ContainerId, ContainerPaths, Roots};
-use podrun::spec::Spec;
 use podrun::spec::logging::Logging;
 use podrun::spec::settings::Settings;
-use podrun::state::publish;
 use podrun::state::{Mode, store};
 
 use super::follow::{Follower, OnClosedOutput};
@@ -131,8 +129,7 @@ pub(super) fn watched(paths: &ContainerPaths, logging: &Logging) -> Result<Reada
 }
 
 fn read_back(paths: &ContainerPaths, id: &ContainerId) -> Result<Readable> {
-    let spec = publish::read_json::<Spec>(&paths.spec())?.ok_or_else(|| Error::no_such_container(id))?;
-    let logging = Settings::of(&spec)?.logging;
+    let logging = Settings::of(&store::spec(paths)?)?.logging;
     Readable::of(paths, &logging).ok_or_else(|| {
         let names: Vec<_> = logging.drivers.iter().map(|driver| driver.name()).collect();
         let error = Error::failed(format!("logs of {id}"), format!("its log driver is {}", names.join(", ")));

@@ -20,8 +20,9 @@ pub(super) struct Args {
 
 pub(super) fn run(roots: &Roots, args: &Args) -> Outcome {
     for_each(&args.ids, |id| {
+        let is_oci = is_oci(roots, id)?;
         client::start(roots, id)?;
-        if is_oci(roots, id)? { Ok(()) } else { out::line(id) }
+        if is_oci { Ok(()) } else { out::line(id) }
     })
 }
 

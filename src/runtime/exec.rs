@@ -13,9 +13,9 @@ use crate::cgroup::Cgroup;
 use crate::error::{Error, Kind, Result};
 use crate::events::{What, emit};
 use crate::launch::{self, Process, Stdio, gate};
-use crate::paths::{ContainerId, ContainerPaths, Roots};
+use crate::paths::{ContainerId, Roots};
 use crate::spec::terminal::WindowSize;
-use crate::spec::{Spec, validate};
+use crate::spec::validate;
 use crate::state::publish::{self, Durability};
 use crate::state::{Ending, Status, store};
 use crate::sys::signal as sys_signal;
@@ -76,7 +76,7 @@ pub fn exec(roots: &Roots, id: &ContainerId, wanted: &Process, beside: Beside<'_
         Status::Paused => return refused("container is paused".to_owned()),
         status => return refused(format!("container not running: it is {status}")),
     }
-    let spec = read_spec(&roots.container(id))?;
+    let spec = store::spec(&roots.container(id))?;
     if let Some(process) = &wanted.base {
         validate::process(process)?;
     }
@@ -121,9 +121,4 @@ pub fn exec(roots: &Roots, id: &ContainerId, wanted: &Process, beside: Beside<'_
             Err(error)
         }
     }
-}
-
-fn read_spec(paths: &ContainerPaths) -> Result<Spec> {
-    let path = paths.spec();
-    publish::read_json(&path)?.ok_or_else(|| Error::at("read", &path, rustix::io::Errno::NOENT))
 }

@@ -7,7 +7,6 @@ use crate::cgroup::v1::Bound;
 use crate::error::{Error, Kind, Result};
 use crate::events::{What, emit};
 use crate::paths::{ContainerId, ContainerPaths, Roots};
-use crate::spec::Spec;
 use crate::spec::limits::{self, LinuxResources};
 use crate::state::publish::{self, Durability};
 use crate::state::{State, Status, store};
@@ -20,8 +19,7 @@ pub fn update_limits(
     changes: &LinuxResources,
 ) -> Result<()> {
     let path = paths.spec();
-    let mut spec: Spec =
-        publish::read_json(&path)?.ok_or_else(|| Error::at("read", &path, rustix::io::Errno::NOENT))?;
+    let mut spec = store::spec(paths)?;
     let before = limits::resources(&spec).cloned();
     limits::merge(&mut spec, changes)?;
     let keep = || publish::json(&path, &spec, Durability::Atomic);

@@ -98,6 +98,8 @@ pub fn start(roots: &Roots, id: &ContainerId) -> Result<()> {
         let why = format!("cannot start: it is {}", state.status);
         return Err(Error::new(Kind::WrongState, format!("container {id}"), why));
     }
+    // Whatever cannot be read is told before there is a process.
+    let hooks = Hooks::of(&store::spec(&paths)?, id, &state.bundle)?;
     let outcome = release(&paths);
     let _ = std::fs::remove_file(paths.gate());
     match &outcome {
@@ -120,9 +122,8 @@ pub fn start(roots: &Roots, id: &ContainerId) -> Result<()> {
     store::write_state(&paths, &state, Durability::Atomic)?;
     outcome?;
     emit(roots, id, What::Start { pid: state.init.map_or(0, |init| init.pid) });
-    let spec: Option<Spec> = publish::read_json(&paths.spec())?;
-    if let (Some(spec), Some(init)) = (spec, state.init) {
-        Hooks::of(&spec, id, &state.bundle)?.poststart(init.pid);
+    if let Some(init) = state.init {
+        hooks.poststart(init.pid);
     }
     Ok(())
 }

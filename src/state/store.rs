@@ -13,6 +13,9 @@ use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use oci_spec::runtime::Spec;
+use rustix::io::Errno;
+
 use crate::error::{Error, Result};
 use crate::paths::{ContainerId, ContainerPaths, Roots};
 use crate::state::health::HealthState;
@@ -180,6 +183,17 @@ pub fn mode(roots: &Roots, id: &ContainerId) -> Result<Option<Mode>> {
     }
     let excerpt = publish::read_json::<Excerpt>(&roots.container(id).state())?;
     Ok(excerpt.map(|excerpt| excerpt.mode))
+}
+
+/// What the container was compiled to: its `spec.json`.
+pub fn spec(paths: &ContainerPaths) -> Result<Spec> {
+    let path = paths.spec();
+    match publish::read_json(&path)? {
+        Some(spec) => Ok(spec),
+        // Deleted since.
+        None if !paths.dir.exists() => Err(Error::no_such_container(&paths.id()?)),
+        None => Err(Error::at("read", &path, Errno::NOENT)),
+    }
 }
 
 /// Whose word counts for init being alive.

@@ -1,6 +1,8 @@
 //! Any process of podrun may be killed at any of its system calls: what a command has answered stays true,
 //! what failed leaves nothing, `delete -f` cleans.
 
+use rustix::io::Errno;
+
 use crate::harness::bundle::{bundle, config};
 use crate::harness::tracer::{Blow, Role, Strike, Traced, traced};
 use crate::harness::{Podrun, busybox, in_guest, leaks, overlay, rounds, seeded};
@@ -205,7 +207,10 @@ const OCI: [Scenario; 4] = [
         whole: false,
         after: |podrun, traced, _| match traced.output.code {
             Some(0) => assert_eq!(podrun.status("c"), "running"),
-            Some(_) => panic!("{}", traced.output),
+            Some(code) => {
+                traced.output.is_a_failure(code, "");
+                assert_ne!(podrun.status("c"), "running");
+            }
             None => {}
         },
     },
@@ -219,6 +224,10 @@ const OCI: [Scenario; 4] = [
             match traced.output.code {
                 Some(4) => assert_eq!(traced.output.out(), "hi\n", "{}", traced.output),
                 Some(137) if harmed => {}
+                // As with a shim.
+                Some(125) if harmed => {
+                    assert!(traced.output.err().starts_with("podrun: "), "{}", traced.output)
+                }
                 Some(code) => {
                     assert!(harmed, "{}", traced.output);
                     traced.output.is_a_failure(code, "");
@@ -257,7 +266,9 @@ fn strike_everywhere(podrun: &Podrun, scenario: &Scenario, blow: Blow, random: &
     let calls = once(podrun, scenario, unstruck).calls;
     podrun.cmd(["delete", "-f", "c"]).run().expect(0);
     podrun.delete_all();
-    for (role, total) in calls {
+    // What a supervisor cannot do may cost it its life, which the other campaigns are about.
+    let asks = |role| blow == Blow::Kill || matches!(role, Role::Command | Role::Init);
+    for (role, total) in calls.into_iter().filter(|(role, _)| asks(*role)) {
         let mut all: Vec<usize> = (1..=total).collect();
         if rounds(100) < 100 {
             random.shuffle(&mut all);
@@ -266,6 +277,8 @@ fn strike_everywhere(podrun: &Podrun, scenario: &Scenario, blow: Blow, random: &
         let struck = all.len();
         for nth in all {
             let traced = once(podrun, scenario, Some(Strike { role, nth, blow }));
+            let _told =
+                Told(format!("{role:?}, call {nth} of {total}: {:?}: {}", traced.struck, traced.output));
             // An init that is killed, and a command, decide for themselves; a call that fails, always.
             let harmed = matches!(role, Role::Init | Role::Command | Role::Helper) || blow != Blow::Kill;
             (scenario.after)(podrun, &traced, harmed);
@@ -273,6 +286,17 @@ fn strike_everywhere(podrun: &Podrun, scenario: &Scenario, blow: Blow, random: &
             podrun.delete_all();
         }
         eprintln!("{}: {blow:?} at {struck} of {total} calls of {role:?}", scenario.name);
+    }
+}
+
+/// What is told of a strike whose consequences are not as they should be.
+struct Told(String);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("struck: {}", self.0);
+        }
     }
 }
 
@@ -318,4 +342,16 @@ fn a_run_with_rotation_killed_at_any_call_campaign() {
 fn commands_for_engines_killed_at_any_call_campaign() {
     let all: Vec<&Scenario> = OCI.iter().collect();
     campaign("commands_for_engines_killed_at_any_call_campaign", &all, &[Blow::Kill]);
+}
+
+#[test]
+fn any_call_that_fails_is_told_and_leaves_nothing_campaign() {
+    // What the commands and init ask of the kernel.
+    let blows = [Errno::NOMEM, Errno::MFILE, Errno::NOSPC, Errno::ACCESS]
+        .map(|errno| Blow::Fail(errno.raw_os_error()));
+    campaign(
+        "any_call_that_fails_is_told_and_leaves_nothing_campaign",
+        &[&CREATE, &EXEC, &START, &OCI[0], &OCI[1], &OCI[2]],
+        &blows,
+    );
 }

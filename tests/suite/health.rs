@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::harness::process::status_field;
-use crate::harness::{Podrun, busybox, in_guest, number, overlay};
+use crate::harness::{Podrun, busybox, hang_limit, in_guest, number, overlay};
 
 impl Podrun {
     /// A container that sleeps until it is told to stop, and whose health is checked ten times a second.
@@ -169,6 +169,19 @@ fn failures_in_the_start_period_do_not_count_and_no_check_is_made_while_it_is_pa
     );
     podrun.cmd(["pause", "c"]).prints("c\n");
     assert_eq!(podrun.status("c"), "paused");
+    // Two checks of another container are longer than the interval of this one's.
+    podrun.checked("other", "echo x >>/checks", &[]);
+    let checks = |id: &str| {
+        let root = format!("/proc/{}/root/checks", podrun.pid(id));
+        std::fs::read_to_string(root).unwrap_or_default().lines().count()
+    };
+    let (paused, last) = (checks("c"), podrun.state("c")["health"]["last"].clone());
+    let deadline = std::time::Instant::now() + hang_limit();
+    while checks("other") < 3 {
+        assert!(std::time::Instant::now() < deadline, "the other one is not checked");
+        std::thread::yield_now();
+    }
+    assert_eq!((checks("c"), &podrun.state("c")["health"]["last"]), (paused, &last));
     podrun.cmd(["resume", "c"]).prints("c\n");
     podrun.inside("c", "touch /ok");
     podrun.health_until("c", "healthy");

@@ -169,5 +169,5 @@ fn stats_agree_with_the_kernels_files() {
     // A live one ends with its container.
     let live = podrun.cmd(["stats", "c"]).spawn();
     podrun.cmd(["delete", "-f", "c"]).prints("c\n");
-    live.finish();
+    live.finish().expect(0);
 }

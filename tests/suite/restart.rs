@@ -70,7 +70,7 @@ impl Podrun {
     }
 }
 
-fn is_pending(state: &Value) -> bool {
+pub(crate) fn is_pending(state: &Value) -> bool {
     state["reason"].as_str().is_some_and(|reason| reason.starts_with("restart pending"))
 }
 
@@ -202,7 +202,7 @@ fn a_crash_loop_grows_neither_descriptors_nor_log_nor_records() {
     podrun.cmd(args).prints("c\n");
     let held = || {
         podrun.state_until("c", is_pending);
-        podrun.supervisors().into_iter().map(|pid| descriptors(pid).len()).collect::<Vec<_>>()
+        [podrun.keeper_pid("c"), podrun.shim_pid("c")].map(|pid| descriptors(pid).len())
     };
     let before = held();
     podrun.state_until("c", |state| number(&state["restartCount"]) > 3);

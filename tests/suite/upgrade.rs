@@ -8,6 +8,7 @@ use rustix::process::Signal;
 use crate::harness::process::{self, descriptors, wait_for_end};
 use crate::harness::{Cmd, Podrun, busybox, number, rounds, shim};
 use crate::log_exact::{Chatter, assert_complete};
+use crate::restart::is_pending;
 
 impl Podrun {
     /// A podrun-shim of its own, with `change` made to its bytes.
@@ -204,7 +205,8 @@ fn a_container_between_two_runs_is_upgraded_and_runs_again() {
     let new = podrun.install("new", |_| ());
     let args = ["run", "c", "-d", "--restart", "on-failure:3", "--rootfs", &busybox(), "--"];
     podrun.cmd(args.into_iter().chain(["sh", "-c", "echo run; exit 3"])).prints("c\n");
-    // Whenever that comes: in a run, or in the pause behind it.
+    // The pauses grow: in the last of them there is time for all this.
+    podrun.state_until("c", |state| is_pending(state) && state["restartCount"] == 2);
     podrun.upgrade_to(&new, "c").ok();
     podrun.cmd(["wait", "c"]).prints("3\n");
     podrun.cmd(["logs", "c"]).prints("run\nrun\nrun\nrun\n");
