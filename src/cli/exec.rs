@@ -12,8 +12,8 @@ use podrun::paths::{ContainerId, Roots};
 use podrun::protocol::{Exec, Reply};
 use podrun::runtime;
 use podrun::spec::bundle;
-use podrun::state::Ending;
 use podrun::state::publish::{self, Durability};
+use podrun::state::{Ending, store};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
@@ -190,6 +190,8 @@ fn by_shim(roots: &Roots, args: Args) -> Outcome {
         Some(Attended::Signalled(signal)) => Ok(u8::try_from(128 + signal).unwrap_or(u8::MAX)),
         Some(Attended::Detached) => Ok(0),
         Some(Attended::Ended(ending)) => Ok(u8::try_from(ending.code()).unwrap_or(u8::MAX)),
+        // It came to a shim that was about to leave.
+        None if !execution.began() => Err(not_running(what(), &store::view(roots, &args.id)?).into()),
         None => Err(Error::failed(what(), "its exit code is unknown: the container ended").into()),
     }
 }

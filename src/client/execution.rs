@@ -110,6 +110,11 @@ impl<'a> Execution<'a> {
         }
     }
 
+    /// Whether there ever was a process.
+    pub fn began(&self) -> bool {
+        self.process.is_some()
+    }
+
     /// Sends the process a signal.
     pub fn signal(&mut self, signal: i32) -> Result<()> {
         self.client.send(&Request::ExecSignal { signal }, &[])
