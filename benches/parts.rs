@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use podrun::log::line::{Record, Stamp, Stream, format};
 use podrun::protocol::frame;
 use podrun::protocol::{Exec, Request};
+use podrun::sys::program;
 
 fn framing(c: &mut Criterion) {
     let small = Request::Signal { signal: 15, all: false };
@@ -63,5 +64,13 @@ fn lines(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(parts, framing, lines);
+/// What keeps podrun's own program from being written: once for each program that is started.
+fn protection(c: &mut Criterion) {
+    let own = std::fs::File::open("/proc/self/exe").expect("this program");
+    c.bench_function("an unwritable image of a program", |b| {
+        b.iter(|| program::unwritable(black_box(&own)).expect("as root"));
+    });
+}
+
+criterion_group!(parts, framing, lines, protection);
 criterion_main!(parts);

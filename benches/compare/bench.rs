@@ -63,7 +63,8 @@ fn measure() {
     let mut all: Vec<Box<dyn Runtime>> = Vec::new();
     if bin.join("podrun").exists() {
         let (program, root) = (bin.join("podrun"), dir.join("podrun"));
-        all.push(Box::new(Podrun { program, root, rootfs: rootfs.clone() }));
+        let oci = oci("podrun", &program, "alone");
+        all.push(Box::new(Podrun { oci, program, root, rootfs: rootfs.clone() }));
     }
     if let Some(program) = installed("conmon") {
         for (name, path) in &runtimes {
@@ -100,6 +101,20 @@ fn measure() {
             what: "`run --rm` of `/bin/true`, ms".to_owned(),
             cells: interleaved(&all, rounds, |runtime| runtime.run().map(millis)),
             target: Target::Share(0.4, "crun"),
+        });
+    }
+    if wanted("run --rm without a filter") {
+        rows.push(Row {
+            what: "`run --rm` of `/bin/true` without a seccomp filter, ms".to_owned(),
+            cells: interleaved(&all, rounds, |runtime| runtime.run_unfiltered().map(millis)),
+            target: Target::None,
+        });
+    }
+    if wanted("create + start + delete of a bundle") {
+        rows.push(Row {
+            what: "OCI mode: create + start + delete of `/bin/true`, ms".to_owned(),
+            cells: interleaved(&all, rounds, |runtime| runtime.life_of_a_bundle().map(millis)),
+            target: Target::Share(1.0, "crun"),
         });
     }
     if wanted("exec and state") {

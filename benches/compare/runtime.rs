@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde_json::{Value, json};
 
 /// What a runtime can be asked for. `None`: it has no such thing.
@@ -21,6 +23,16 @@ pub(crate) trait Runtime {
 
     /// One command that runs `/bin/true` and leaves nothing.
     fn run(&self) -> Option<Duration> {
+        None
+    }
+
+    /// The same without a seccomp filter, where it has one otherwise.
+    fn run_unfiltered(&self) -> Option<Duration> {
+        None
+    }
+
+    /// create + start + delete of `/bin/true` in a bundle, as an engine has it done.
+    fn life_of_a_bundle(&self) -> Option<Duration> {
         None
     }
 
@@ -126,8 +138,9 @@ pub(crate) fn bundle(dir: &Path, rootfs: &Path, cgroup: &str, argv: &[&str]) {
     fs::write(dir.join("config.json"), config.to_string()).expect("write config.json");
 }
 
-/// podrun, supervised.
+/// podrun, supervised, and as an engine's OCI runtime.
 pub(crate) struct Podrun {
+    pub(crate) oci: Oci,
     pub(crate) program: PathBuf,
     pub(crate) root: PathBuf,
     pub(crate) rootfs: PathBuf,
@@ -173,6 +186,15 @@ impl Runtime for Podrun {
 
     fn run(&self) -> Option<Duration> {
         Some(time(&mut self.new_container(&["run", "once", "--rm"], &["/bin/true"])))
+    }
+
+    fn run_unfiltered(&self) -> Option<Duration> {
+        let run = ["run", "once", "--rm", "--security-opt", "seccomp=unconfined"];
+        Some(time(&mut self.new_container(&run, &["/bin/true"])))
+    }
+
+    fn life_of_a_bundle(&self) -> Option<Duration> {
+        self.oci.life_of_a_bundle()
     }
 
     fn background(&self, id: &str, argv: &[&str]) -> bool {
@@ -251,7 +273,7 @@ fn blocked(pid: u32) -> bool {
     before.0 && before == read()
 }
 
-/// crun or runc, which supervise nothing.
+/// crun or runc, or podrun in their place, which supervise nothing.
 pub(crate) struct Oci {
     pub(crate) program: &'static str,
     /// Where it is installed: a search through PATH would be measured, too.
@@ -284,6 +306,18 @@ impl Runtime for Oci {
     fn run(&self) -> Option<Duration> {
         let bundle = self.bundle("once", &["/bin/true"]);
         Some(time(&mut self.command(&["run", "--bundle", &bundle, "once"])))
+    }
+
+    fn life_of_a_bundle(&self) -> Option<Duration> {
+        let bundle = self.bundle("life", &["/bin/true"]);
+        let file = self.dir.join("life.pid");
+        let args = ["create", "--bundle", &bundle, "--pid-file", file.to_str().expect("UTF-8"), "life"];
+        let create = time(&mut self.command(&args));
+        let pid = fs::read_to_string(file).ok().and_then(|pid| pid.parse().ok()).and_then(Pid::from_raw);
+        let init = pidfd_open(pid.expect("a pid"), PidfdFlags::empty()).expect("it is created");
+        let start = time(&mut self.command(&["start", "life"]));
+        poll(&mut [PollFd::new(&init, PollFlags::IN)], None).expect("wait for its end");
+        Some(create + start + time(&mut self.command(&["delete", "life"])))
     }
 
     fn background(&self, id: &str, argv: &[&str]) -> bool {
