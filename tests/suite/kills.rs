@@ -21,9 +21,9 @@ use crate::keeper::freeze;
 
 /// Each number is written to stdout, to stderr, and then to the file that knows: whenever it is killed,
 /// both streams have what the file says, or one number more.
-const COUNTER: &str = r#"BEGIN { while ((getline x < "/v/stop") <= 0) { close("/v/stop")
+const COUNTER: &str = r#"BEGIN { while ((getline x < "/mnt/stop") <= 0) { close("/mnt/stop")
     for (k = 0; k < 50; k++) { print ++i; fflush(); printf "%d\n", i > "/dev/stderr"
-        print i > "/v/count"; fflush("/v/count") } } exit 7 }"#;
+        print i > "/mnt/count"; fflush("/mnt/count") } } exit 7 }"#;
 
 /// How the container ends, and what `wait` may then say.
 type Verdict = &'static [&'static str];
@@ -67,7 +67,7 @@ impl<'a> Load<'a> {
         // Of the round before.
         let _ = std::fs::remove_dir_all(&volume);
         std::fs::create_dir(&volume).expect("make a directory");
-        let bind = format!("{}:/v", volume.display());
+        let bind = format!("{}:/mnt", volume.display());
         let rootfs = busybox();
         let run = ["run", "c", "-d", "--rootfs", &rootfs, "-v", &bind, "--", "awk", COUNTER];
         podrun.cmd(run).prints("c\n");

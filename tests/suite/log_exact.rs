@@ -18,8 +18,8 @@ impl<'a> Chatter<'a> {
     pub(crate) fn start(podrun: &'a Podrun, options: &[&str]) -> Self {
         let dir = podrun.dir().join("volume");
         std::fs::create_dir(&dir).expect("make a directory");
-        let volume = format!("{}:/v", dir.display());
-        let script = "BEGIN { while ((getline x < \"/v/stop\") <= 0) { close(\"/v/stop\"); \
+        let volume = format!("{}:/mnt", dir.display());
+        let script = "BEGIN { while ((getline x < \"/mnt/stop\") <= 0) { close(\"/mnt/stop\"); \
                       for (k = 0; k < 500; k++) { print \"y\"; print ++i > \"/dev/stderr\" } } }";
         let rootfs = busybox();
         let first = ["run", "c", "-d", "--rootfs", &rootfs, "-v", &volume];

@@ -22,19 +22,18 @@ fn each_runs_at_its_moment_and_in_its_namespaces() {
     let podrun = Podrun::new();
     let log = podrun.dir().join("log");
     std::fs::write(&log, "").unwrap();
-    let mut config = config(&busybox(), &["sh", "-c", "echo command >>/shared/log; sleep 1000"]);
-    let shared =
-        json!({"destination": "/shared", "type": "bind", "source": podrun.dir(), "options": ["bind"]});
+    let mut config = config(&busybox(), &["sh", "-c", "echo command >>/mnt/log; sleep 1000"]);
+    let shared = json!({"destination": "/mnt", "type": "bind", "source": podrun.dir(), "options": ["bind"]});
     config["mounts"]
         .as_array_mut()
         .unwrap()
-        .insert(0, json!({"destination": "/shared", "type": "tmpfs", "source": "tmpfs"}));
+        .insert(0, json!({"destination": "/mnt", "type": "tmpfs", "source": "tmpfs"}));
     config["mounts"].as_array_mut().unwrap().push(shared);
     config["annotations"] = json!({"a": "b"});
     // The hostname tells whose UTS namespace it is; whether the host's files are there, whose root.
     let place = format!("hostname; [ -e {} ] && echo host", podrun.dir().display());
     let place = format!("{place} || echo root");
-    let inside = Path::new("/shared/log");
+    let inside = Path::new("/mnt/log");
     config["hooks"] = json!({
         "prestart": hook("prestart", &log, &place),
         "createRuntime": hook("createRuntime", &log, &place),
@@ -73,7 +72,7 @@ fn one_that_fails_before_the_command_fails_the_container() {
     let podrun = Podrun::new();
     let ran = podrun.dir().join("ran");
     let fails = |kind: &str, script: &str, timeout: i64| {
-        let mut config = config(&busybox(), &["touch", "/shared/ran"]);
+        let mut config = config(&busybox(), &["touch", "/mnt/ran"]);
         let shared =
             json!({"destination": "/tmp", "type": "bind", "source": podrun.dir(), "options": ["bind"]});
         config["mounts"].as_array_mut().unwrap().push(shared);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use super::{Podrun, hang_limit, process};
+use super::{Podrun, busybox, hang_limit, process};
 
 /// Where this host's cgroup v2 hierarchy is mounted.
 pub(crate) fn cgroup2_mount() -> &'static Path {
@@ -90,6 +90,10 @@ fn processes(podrun: &Podrun) -> BTreeSet<i32> {
     processes_of(&podrun.cgroup()).into_iter().chain(named).filter(|pid| *pid != own).collect()
 }
 
+/// What the busybox root has, as `tests/rootfs` makes it.
+const BUSYBOX: [&str; 12] =
+    ["bin", "dev", "etc", "home", "mnt", "proc", "root", "run", "sys", "tmp", "usr", "var"];
+
 /// Everything that is left of `podrun`, a line each. Processes that are about to end may do so.
 fn left(podrun: &Podrun) -> Vec<String> {
     let mut left = Vec::new();
@@ -109,6 +113,10 @@ fn left(podrun: &Podrun) -> Vec<String> {
     let found = files(podrun.root()).into_iter().chain(files(podrun.run_root()));
     let found: BTreeSet<_> = found.filter(|path| !stays.contains(path)).collect();
     left.extend(found.iter().map(|path| format!("file {}", path.display())));
+    // The root that all tests share, and that a second run begins with.
+    let names = fs::read_dir(busybox()).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let made = names.filter(|name| !BUSYBOX.iter().any(|known| name == known));
+    left.extend(made.map(|name| format!("{} in the shared root", name.display())));
     left
 }
 
