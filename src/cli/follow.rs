@@ -142,7 +142,8 @@ impl Follower<'_> {
                 self.read(&mut state)?;
             }
             let served = self.output.is_empty() && (state.ended && state.exhausted || state.past_until);
-            let told = !self.wants_record || state.record.is_some() || self.client.is_none();
+            let told =
+                !self.wants_record || state.record.is_some() || self.client.is_none() || state.past_until;
             if served && told {
                 break;
             }
@@ -163,6 +164,11 @@ impl Follower<'_> {
             tracing::warn!(lines = self.reader.skipped(), "the log has lines that are no records");
         }
         self.output.finish()?;
+        // A command's own exit code is its own; of a log it is asked whether that is all.
+        if self.on_closed_output == OnClosedOutput::Leave && self.reader.has_missed() {
+            let what = format!("logs of {}", self.id);
+            return Err(Error::failed(what, "some of the output was rotated away before it could be shown"));
+        }
         Ok(Left::Ended(state.record))
     }
 

@@ -94,7 +94,8 @@ pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
         stdin: None,
         terminal: None,
         until: args.until.filter(|_| args.follow),
-        wants_record: false,
+        // Whoever has been told of the end finds the container stopped.
+        wants_record: args.follow,
         on_closed_output: OnClosedOutput::Leave,
         until_gone: false,
     };

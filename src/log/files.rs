@@ -6,13 +6,15 @@
 //!
 //! Names move from left to right, so whoever opens them in that order may meet a file twice but misses
 //! none. And if the first of them still means the same file afterwards, nothing was put before it: the
-//! list is what the log was at one instant.
+//! list is what the log was at one instant. What has left it for a reader's sake ([`kept`]) has numbers that
+//! never change.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::kept;
 use crate::error::{Error, Result};
 
 /// One file of a log.
@@ -49,6 +51,53 @@ pub(super) fn open(path: &Path) -> Result<Vec<LogFile>> {
             return Ok(files);
         }
     }
+}
+
+/// What comes behind a file that a reader has.
+#[derive(Debug)]
+pub(super) struct Behind {
+    /// The files, oldest first.
+    pub(super) files: Vec<LogFile>,
+    /// There are more of them.
+    pub(super) more: bool,
+    /// Something may have been between the reader's file and these.
+    pub(super) gap: bool,
+}
+
+/// The files behind `last`, or all there are; of the kept ones at most `most`.
+pub(super) fn open_behind(path: &Path, last: Option<&LogFile>, most: usize) -> Result<Behind> {
+    let mut files = open(path)?;
+    let known = |files: &[LogFile]| {
+        last.and_then(|last| files.iter().position(|file| file.inode == last.inode)).map(|at| at + 1)
+    };
+    let Some(last) = last else { return Ok(Behind { files, more: false, gap: false }) };
+    if let Some(next) = known(&files) {
+        files.drain(..next);
+        return Ok(Behind { files, more: false, gap: false });
+    }
+    // Looked at after the others: what left them meanwhile is among these, and then it ends the list.
+    let all = kept::list(path).map_err(|error| Error::io("read", path, &error))?;
+    let is_last = |path: &Path| fs::metadata(path).is_ok_and(|found| found.ino() == last.inode);
+    let next = match kept::number(&last.path) {
+        Some(last) => all.iter().position(|(number, _)| *number == last).map(|at| at + 1),
+        None => all.iter().rposition(|(_, path)| is_last(path)).map(|at| at + 1),
+    };
+    let mut gap = next.is_none();
+    let mut chain: Vec<LogFile> = Vec::new();
+    for (_, name) in &all[next.unwrap_or(0)..] {
+        if chain.len() == most {
+            return Ok(Behind { files: chain, more: true, gap });
+        }
+        match open_one(name)? {
+            Some(found) if files.iter().any(|file| file.inode == found.inode) => break,
+            Some(found) => chain.push(found),
+            None => gap = true,
+        }
+    }
+    // Where the log is being deleted there is nothing that could have been missed.
+    gap &= !(files.is_empty() && chain.is_empty());
+    chain.append(&mut files);
+    Ok(Behind { files: chain, more: false, gap })
 }
 
 fn open_one(path: &Path) -> Result<Option<LogFile>> {

@@ -11,6 +11,7 @@
 mod files;
 pub mod format;
 mod json;
+pub mod kept;
 pub mod line;
 pub mod reader;
 mod tail;

@@ -20,6 +20,7 @@ use jiff::Timestamp;
 use crate::error::{Error, Result};
 use crate::log::files::{self, LogFile};
 use crate::log::format::Format;
+use crate::log::kept::{self, Kept};
 use crate::log::line::{Record, Stamp, Stream, Tag};
 use crate::log::tail;
 
@@ -59,7 +60,7 @@ impl Selection {
     }
 }
 
-/// Where a reader is: an index into its files, and a byte of that file.
+/// Where a reader is: an index into the files that it has open, and a byte of that file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
     /// Which file; 0 is the oldest.
@@ -122,14 +123,36 @@ pub struct Reader {
     past_until: bool,
     skipped: u64,
     missed: bool,
+    /// Rotation has kept files, perhaps for our sake.
+    kept: bool,
     /// The inode of the directory: one of the same name may be another container's.
     dir: Option<u64>,
 }
 
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if self.kept {
+            self.files.clear();
+            Kept::of(&self.path).sweep();
+        }
+    }
+}
+
 impl Reader {
     /// A reader over the log at `path` and what was rotated away before it. A log that does not exist
-    /// is an empty one; what it is asked to tail is what the files hold now.
+    /// is an empty one; what it is asked to tail is what the files hold now. From then on nothing that it has
+    /// not read is rotated away, within the bounds of [`kept`].
     pub fn open(path: &Path, format: Format, selection: Selection) -> Result<Self> {
+        loop {
+            let reader = Self::look(path, format, selection.clone())?;
+            // One that was removed before it was held: what comes behind it may be gone, too.
+            if reader.hold()? {
+                return Ok(reader);
+            }
+        }
+    }
+
+    fn look(path: &Path, format: Format, selection: Selection) -> Result<Self> {
         let dir = inode_of_dir(path);
         let files = files::open(path)?;
         let until = selection.until.map(Stamp::of);
@@ -154,8 +177,32 @@ impl Reader {
             past_until: false,
             skipped: 0,
             missed: false,
+            kept: false,
             dir,
         })
+    }
+
+    /// Holds the file that is read; whether it still has a name.
+    fn hold(&self) -> Result<bool> {
+        let Some(LogFile { path, file, .. }) = self.files.get(self.position.file) else { return Ok(true) };
+        let held = kept::hold(file).and_then(|()| Ok(file.metadata()?.nlink() > 0));
+        held.map_err(|error| Error::io("read", path, &error))
+    }
+
+    /// Goes on to the next file, and forgets those before it.
+    fn pass(&mut self) -> Result<()> {
+        let passed = self.position.file + 1;
+        self.position = Position { file: passed, offset: 0 };
+        self.hold()?;
+        self.files.drain(..passed);
+        self.position.file = 0;
+        for start in &mut self.starts {
+            *start = match start.file.checked_sub(passed) {
+                Some(file) => Position { file, ..*start },
+                None => Position::default(),
+            };
+        }
+        Ok(())
     }
 
     /// Where the next record begins.
@@ -187,18 +234,18 @@ impl Reader {
         if self.behind {
             return Ok(());
         }
-        let mut found = files::open(&self.path)?;
         if self.position.file + 1 == self.files.len() && self.end()? < self.position.offset {
             // Truncated by somebody else: what it has now is new.
             self.position.offset = 0;
         }
-        if let Some(newest) = self.files.last() {
-            let known = found.iter().position(|file| file.inode == newest.inode);
-            // With none at all the container is being deleted.
-            self.missed |= known.is_none() && !found.is_empty();
-            found.drain(..known.map_or(0, |known| known + 1));
+        let mut behind = files::open_behind(&self.path, self.files.last(), MAX_AHEAD)?;
+        self.kept |= behind.files.iter().any(|file| kept::number(&file.path).is_some());
+        (self.behind, self.missed) = (behind.more, self.missed | behind.gap);
+        let had_none = self.files.is_empty();
+        self.files.append(&mut behind.files);
+        if had_none {
+            self.hold()?;
         }
-        self.files.append(&mut found);
         Ok(())
     }
 
@@ -264,7 +311,7 @@ impl Reader {
             } else {
                 // A file that will not grow has no rest to wait for.
                 self.skipped += u64::from(rest && !std::mem::take(&mut self.overlong));
-                self.position = Position { file: from.file + 1, offset: 0 };
+                self.pass().map_err(ReadError::Log)?;
             }
         }
         Ok(Progress::Exhausted)

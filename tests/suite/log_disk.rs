@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::harness::{Podrun, busybox, hang_limit, in_guest, process};
 
 /// A small file system in memory, at the place of a container's log.
-struct SmallDisk(PathBuf);
+pub(crate) struct SmallDisk(PathBuf);
 
 impl SmallDisk {
     #[track_caller]
-    fn mount(podrun: &Podrun, id: &str, size: &str) -> Self {
+    pub(crate) fn mount(podrun: &Podrun, id: &str, size: &str) -> Self {
         let dir = podrun.container_dir(id).join("log");
         let options = std::ffi::CString::new(format!("size={size}")).expect("text");
         rustix::mount::mount(

@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use crate::harness::{Podrun, busybox, in_guest, rounds, seeded};
+use rustix::process::Signal;
+
+use crate::harness::{Output, Podrun, busybox, in_guest, rounds, seeded};
+use crate::log_disk::SmallDisk;
 use crate::log_exact::{Chatter, assert_complete};
 
 /// The log's files, oldest first, and the size of each.
@@ -122,4 +125,69 @@ fn a_log_that_somebody_else_rotates_goes_on_in_a_new_file() {
     podrun.cmd(["logs", "c"]).prints("two\n");
     let old = std::fs::read_to_string(log.with_extension("old")).expect("the old file");
     assert!(old.ends_with(" stdout F one\n") && old.lines().count() == 1, "{old}");
+}
+
+/// A container that prints a line, and when it is told so the numbers up to `count`, into a log of `options`.
+fn create(podrun: &Podrun, options: &str, count: u32) {
+    let script = format!("trap 'seq 1 {count}; exit' USR1; echo first; while :; do sleep 0.01; done");
+    let args = ["create", "c", "--rootfs", &busybox(), "--log-opt", options, "--", "sh", "-c", &script];
+    podrun.cmd(args).prints("c\n");
+}
+
+/// Runs it to its end, with somebody who follows its log and reads only what was there first; and then the rest.
+fn flood(podrun: &Podrun) -> Output {
+    podrun.cmd(["start", "c"]).prints("c\n");
+    let mut slow = podrun.cmd(["logs", "-f", "c"]).spawn();
+    slow.until("first");
+    slow.signal(Signal::STOP);
+    podrun.cmd(["kill", "c", "USR1"]).exits(0);
+    podrun.cmd(["wait", "c"]).prints("0\n");
+    slow.signal(Signal::CONT);
+    slow.finish()
+}
+
+/// All that it prints.
+fn all_of(count: u32) -> String {
+    std::iter::once("first\n".to_owned()).chain((1..=count).map(|i| format!("{i}\n"))).collect()
+}
+
+#[test]
+fn whoever_reads_slowly_gets_all_and_holds_nobody_up() {
+    let podrun = Podrun::new();
+    let count = if in_guest() { 30_000 } else { 300_000 };
+    let args = ["run", "--rm", "c", "--rootfs", &busybox(), "--log-opt", "max-size=128k,max-file=1"];
+    let output = podrun.cmd(args.iter().chain(&["--", "seq", "1", &count.to_string()])).run();
+    output.expect(0);
+    assert_eq!(output.err(), "");
+    assert!(output.out() == all_of(count)["first\n".len()..], "{} bytes", output.stdout.len());
+    for options in
+        ["max-size=128k,max-file=1", "max-size=128k,max-file=3", "max-size=1m,max-file=2,mode=drop"]
+    {
+        create(&podrun, options, count);
+        let slow = flood(&podrun);
+        slow.expect(0);
+        assert!(slow.out() == all_of(count), "{options}: {} bytes", slow.stdout.len());
+        let left = files(&podrun, "c");
+        assert!(
+            left.len() <= 3 && left.iter().all(|(path, _)| !path.display().to_string().contains("kept")),
+            "{left:?}"
+        );
+        podrun.cmd(["delete", "c"]).prints("c\n");
+    }
+}
+
+#[test]
+fn what_is_kept_for_one_who_does_not_read_has_a_bound_and_he_is_told() {
+    let podrun = Podrun::new();
+    let count = 1_000_000;
+    create(&podrun, "max-size=1m,max-file=2", count);
+    let disk = SmallDisk::mount(&podrun, "c", "10m");
+    let slow = flood(&podrun);
+    assert_eq!(slow.code, Some(1), "{slow}");
+    assert!(slow.err().contains("rotated away before it could be shown"), "{slow}");
+    let out = slow.out();
+    let (begin, end) = (&out[..20.min(out.len())], &out[out.len().saturating_sub(20)..]);
+    assert!(begin.starts_with("first\n1\n2\n") && end.ends_with(&format!("\n{count}\n")), "{begin} … {end}");
+    podrun.settle();
+    drop(disk);
 }

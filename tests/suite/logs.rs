@@ -162,6 +162,20 @@ fn a_follower_sees_a_line_as_soon_as_it_is_written_and_ends_with_the_container()
 }
 
 #[test]
+fn a_follower_that_has_returned_finds_the_container_stopped() {
+    let podrun = Podrun::new();
+    for _ in 0..if in_guest() { 5 } else { 50 } {
+        podrun.cmd(["create", "c", "--rootfs", &busybox(), "--", "sh", "-c", "echo b; exit 5"]).prints("c\n");
+        let mut follower = podrun.cmd(["logs", "-f", "c"]).spawn();
+        podrun.cmd(["start", "c"]).prints("c\n");
+        follower.until("b");
+        follower.finish().expect(0);
+        assert_eq!(podrun.status("c"), "stopped");
+        podrun.cmd(["delete", "c"]).prints("c\n");
+    }
+}
+
+#[test]
 fn followers_of_a_deleted_container_end() {
     let podrun = Podrun::new();
     podrun.run_script("c", "echo ready; sleep 1000");

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use podrun::error::{Error, Result};
 use podrun::log::format::Format;
+use podrun::log::kept::Kept;
 use podrun::log::line::MAX_PAYLOAD;
 use podrun::protocol::LogPosition;
 use podrun::spec::logging::Logging;
@@ -27,6 +28,8 @@ pub(super) struct LogFile {
     max_files: u32,
     /// Which of the journal's places is this file's.
     index: usize,
+    /// Older files that are being read; `None` where nobody's reading counts.
+    kept: Option<Kept>,
     open: Option<Open>,
 }
 
@@ -47,8 +50,19 @@ impl LogFile {
             max_size: logging.max_size.unwrap_or(u64::MAX),
             max_files: logging.max_files,
             index,
+            kept: Some(Kept::of(path)),
             open: None,
         }
+    }
+
+    /// The same without regard to readers, who get what they are quick enough for.
+    pub(super) fn for_the_quick(self) -> Self {
+        Self { kept: None, ..self }
+    }
+
+    /// Removes what was kept for readers who do not need it any more.
+    pub(super) fn sweep(&mut self) {
+        self.kept.iter_mut().for_each(Kept::sweep);
     }
 
     /// Whether somebody has made it.
@@ -80,6 +94,10 @@ impl LogFile {
                         Ok(0) => return Err(Error::at("write", &self.path, Errno::NOSPC)),
                         Ok(written) => open.ahead += written,
                         Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                        // What is there for readers makes room for what is to come.
+                        Err(error)
+                            if error.kind() == ErrorKind::StorageFull
+                                && self.kept.as_mut().is_some_and(Kept::remove_oldest) => {}
                         Err(error) => return Err(Error::io("write", &self.path, &error)),
                     }
                 }
@@ -217,7 +235,7 @@ impl LogFile {
 
     /// Rotates, from wherever an earlier attempt was killed.
     fn rotate(&mut self, journal: &mut Journal) -> Result<()> {
-        rotate::move_aside(&self.path, self.place(journal).rotating, self.max_files)?;
+        rotate::move_aside(&self.path, self.place(journal).rotating, self.max_files, self.kept.as_mut())?;
         let failed = |error: std::io::Error| Error::io("open", &self.path, &error);
         let (file, _, inode) = create(&self.path).map_err(failed)?;
         self.open = Some(Open { file, inode, ahead: 0 });

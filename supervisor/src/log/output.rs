@@ -39,7 +39,7 @@ pub(super) fn all(logging: &Logging, paths: &ContainerPaths) -> Vec<Output> {
     let mut outputs: Vec<_> = logging.drivers.iter().enumerate().filter_map(one).collect();
     if logging.readable().is_none() {
         let file = LogFile::new(Format::K8sFile, &paths.relay(), &Logging::relay(), outputs.len());
-        outputs.push(Output::Relay(file));
+        outputs.push(Output::Relay(file.for_the_quick()));
     }
     outputs
 }
@@ -146,6 +146,13 @@ impl Output {
         match self {
             Self::File(file) | Self::Relay(file) => file.give_up(journal, records),
             Self::Journald(journald) => journald.give_up(journal),
+        }
+    }
+
+    /// Has nothing to do for a while.
+    pub(super) fn rest(&mut self) {
+        if let Self::File(file) = self {
+            file.sweep();
         }
     }
 

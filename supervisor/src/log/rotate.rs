@@ -5,6 +5,7 @@
 //!       └────▶─┘└─▶─┘└─▶─┘            from the right: .2 takes the place of .3, and so on
 //! ```
 //!
+//! The one that has no place any more is deleted, or [kept](podrun::log::kept) for whoever reads it.
 //! Killed between two of these renames there is a hole, and what is to the right of it has moved
 //! already: the next attempt moves only what is to the left of the first hole.
 
@@ -14,6 +15,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use podrun::error::{Error, Result};
+use podrun::log::kept::Kept;
 
 /// The name of the file `age` rotations before the one at `path`.
 fn aged(path: &Path, age: u32) -> PathBuf {
@@ -24,8 +26,8 @@ fn aged(path: &Path, age: u32) -> PathBuf {
 }
 
 /// Moves the file at `path`, if it still is the one with this `inode`, and those before it, so that at
-/// most `max_files - 1` older ones remain.
-pub(super) fn move_aside(path: &Path, inode: u64, max_files: u32) -> Result<()> {
+/// most `max_files - 1` older ones remain, and those of `kept`.
+pub(super) fn move_aside(path: &Path, inode: u64, max_files: u32, kept: Option<&mut Kept>) -> Result<()> {
     match fs::symlink_metadata(path) {
         Ok(found) if found.ino() == inode => {}
         // It has happened already.
@@ -34,11 +36,16 @@ pub(super) fn move_aside(path: &Path, inode: u64, max_files: u32) -> Result<()> 
         Err(error) => return Err(Error::io("rotate", path, &error)),
     }
     let oldest = max_files.saturating_sub(1);
-    if oldest == 0 {
-        return fs::remove_file(path).map_err(|error| Error::io("rotate", path, &error));
-    }
     let is_hole = |age: &u32| !fs::exists(aged(path, *age)).unwrap_or(true);
     let hole = (1..oldest).find(is_hole).unwrap_or(oldest);
+    // Killed behind this, the last place is free and there is nothing to be kept.
+    let took = match kept {
+        Some(kept) if hole == oldest && !is_hole(&oldest) => kept.take(&aged(path, oldest))?,
+        _ => false,
+    };
+    if oldest == 0 && !took {
+        return fs::remove_file(path).map_err(|error| Error::io("rotate", path, &error));
+    }
     for age in (0..hole).rev() {
         let from = aged(path, age);
         fs::rename(&from, aged(path, age + 1)).map_err(|error| Error::io("rotate", &from, &error))?;
@@ -78,7 +85,7 @@ mod tests {
                 (dir, path, inode)
             };
             let (whole, path, inode) = make();
-            move_aside(&path, inode, max_files).unwrap();
+            move_aside(&path, inode, max_files, None).unwrap();
             let (again, path, inode) = make();
             let oldest = max_files - 1;
             if oldest > 0 {
@@ -87,7 +94,7 @@ mod tests {
                     fs::rename(aged(&path, age), aged(&path, age + 1)).unwrap();
                 }
             }
-            move_aside(&path, inode, max_files).unwrap();
+            move_aside(&path, inode, max_files, None).unwrap();
             prop_assert_eq!(names(again.path()), names(whole.path()));
             if max_files == 1 {
                 // The file is gone, and a new one may have its inode.
@@ -96,7 +103,7 @@ mod tests {
             // And once more, after the new file was made.
             fs::write(&path, "new").unwrap();
             let before = names(again.path());
-            move_aside(&path, inode, max_files).unwrap();
+            move_aside(&path, inode, max_files, None).unwrap();
             prop_assert_eq!(names(again.path()), before);
         }
     }

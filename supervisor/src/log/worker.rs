@@ -131,7 +131,7 @@ impl<'a> Worker<'a> {
                 Woken::Time if self.owes_marker() => self.write_markers(),
                 Woken::Time => {
                     self.report(Report::Position(self.position()));
-                    self.journal.rest();
+                    self.rest();
                     return Ok(());
                 }
             }
@@ -140,8 +140,13 @@ impl<'a> Worker<'a> {
         let complete = self.drain()?;
         self.report(Report::Position(self.position()));
         self.report(Report::Drained(complete));
-        self.journal.rest();
+        self.rest();
         Ok(())
+    }
+
+    fn rest(mut self) {
+        self.outputs.iter_mut().for_each(Output::rest);
+        self.journal.rest();
     }
 
     /// Waits for output, the shim, or the time that is up next.
