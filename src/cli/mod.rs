@@ -8,8 +8,11 @@
 //! Synchronous, one thread, and nothing initialised that a command does not need: most of a
 //! command's time is the kernel's.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
 
 use clap::{ArgMatches, Args as _, FromArgMatches, Parser, Subcommand, ValueEnum};
 use podrun::error::Error;
@@ -271,6 +274,47 @@ impl From<Error> for Errors {
 fn for_each(ids: &[ContainerId], mut each: impl FnMut(&ContainerId) -> Result<(), Error>) -> Outcome {
     let errors: Vec<Error> = ids.iter().filter_map(|id| each(id).err()).collect();
     if errors.is_empty() { Ok(0) } else { Err(Errors(errors)) }
+}
+
+/// The same for things that take their time: all of them at once, up to a bound; `done` in their order.
+fn for_each_at_once(
+    ids: &[ContainerId],
+    each: impl Fn(&ContainerId) -> Result<(), Error> + Sync,
+    mut done: impl FnMut(&ContainerId) -> Result<(), Error>,
+) -> Outcome {
+    /// Threads that do nothing but wait.
+    const MOST: usize = 64;
+    if ids.len() == 1 {
+        return for_each(ids, |id| each(id).and_then(|()| done(id)));
+    }
+    let (next, (sender, results)) = (AtomicUsize::new(0), mpsc::channel());
+    let work = |sender: mpsc::Sender<_>| {
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(id) = ids.get(at) else { break };
+            // It is received until everybody is through.
+            let _ = sender.send((at, each(id)));
+        }
+    };
+    std::thread::scope(|scope| {
+        let work = &work;
+        for _ in 0..ids.len().min(MOST) {
+            let sender = sender.clone();
+            scope.spawn(move || work(sender));
+        }
+        drop(sender);
+        let (mut ended, mut at) = (BTreeMap::new(), 0);
+        for_each(ids, |id| {
+            while !ended.contains_key(&at) {
+                let lost = |_| Error::failed(id.as_str(), "its thread has died");
+                let (which, result) = results.recv().map_err(lost)?;
+                ended.insert(which, result);
+            }
+            let result = ended.remove(&at).unwrap_or(Ok(()));
+            at += 1;
+            result.and_then(|()| done(id))
+        })
+    })
 }
 
 /// The whole program.

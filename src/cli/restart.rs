@@ -4,7 +4,7 @@ use podrun::client;
 use podrun::paths::{ContainerId, Roots};
 use podrun::state::{Status, store};
 
-use super::{Outcome, for_each, out};
+use super::{Errors, Outcome, for_each, for_each_at_once, out};
 
 /// What the command does, in a line.
 pub(super) const ABOUT: &str = "Stop containers if they run, and start them again";
@@ -21,12 +21,22 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(roots: &Roots, args: &Args) -> Outcome {
-    for_each(&args.ids, |id| {
-        let status = store::view(roots, id)?.state.status;
-        if matches!(status, Status::Running | Status::Paused) {
-            client::stop(roots, id, args.timeout)?;
-        }
+    let stop = |id: &ContainerId| match store::view(roots, id)?.state.status {
+        Status::Running | Status::Paused => client::stop(roots, id, args.timeout),
+        _ => Ok(()),
+    };
+    let mut ended = Vec::new();
+    let stops = for_each_at_once(&args.ids, stop, |id| {
+        ended.push(id.clone());
+        Ok(())
+    });
+    // One after the other: whoever makes a process has no other threads.
+    let starts = for_each(&ended, |id| {
         client::start(roots, id)?;
         out::line(id)
-    })
+    });
+    match (stops, starts) {
+        (Err(Errors(stops)), Err(Errors(starts))) => Err(Errors([stops, starts].concat())),
+        (stops, starts) => stops.and(starts),
+    }
 }

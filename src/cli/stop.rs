@@ -3,7 +3,7 @@
 use podrun::client;
 use podrun::paths::{ContainerId, Roots};
 
-use super::{Outcome, for_each, out};
+use super::{Outcome, for_each_at_once, out};
 
 /// What the command does, in a line.
 pub(super) const ABOUT: &str = "End containers: TERM, or their stop signal, then KILL after a while";
@@ -20,8 +20,5 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(roots: &Roots, args: &Args) -> Outcome {
-    for_each(&args.ids, |id| {
-        client::stop(roots, id, args.timeout)?;
-        out::line(id)
-    })
+    for_each_at_once(&args.ids, |id| client::stop(roots, id, args.timeout), |id| out::line(id))
 }

@@ -1,7 +1,8 @@
 //! An ID for a new container: whose it is, and when it is free.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use super::patience::Patience;
 use crate::error::{Error, Result};
 use crate::paths::{ContainerId, ContainerPaths};
 use crate::spec::Spec;
@@ -15,17 +16,14 @@ const LEAVING: Duration = Duration::from_secs(10);
 /// Takes the lock of a container that is to be. One that is on its way out is waited for: whoever was
 /// told that it has ended may use its ID again.
 pub(super) fn claim(paths: &ContainerPaths, id: &ContainerId) -> Result<Lock> {
-    let deadline = Instant::now() + LEAVING;
-    let mut pause = Duration::from_micros(200);
+    let mut patience = Patience::of(LEAVING);
     loop {
         if let Some(lock) = Lock::try_take(&paths.lock)? {
             return Ok(lock);
         }
-        if !is_leaving(paths) || Instant::now() > deadline {
+        if !is_leaving(paths) || !patience.lasts() {
             return Err(taken(paths, id));
         }
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(20));
     }
 }
 

@@ -13,7 +13,7 @@ use std::ffi::CString;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
@@ -36,6 +36,7 @@ use crate::sys::{self, spawn::Program};
 mod claim;
 mod connection;
 mod execution;
+mod patience;
 mod prune;
 pub mod ranges;
 mod reach;
@@ -45,6 +46,7 @@ mod upgrade;
 use connection::not_a_shim;
 pub use connection::{Client, Received};
 pub use execution::{Begun, Execution};
+use patience::Patience;
 pub use prune::prune;
 pub use reach::{Reached, reach};
 pub use recover::recover;
@@ -186,8 +188,7 @@ enum Holder {
 /// a command that is at work on it, a shim that does not listen yet or no more. Neither can be
 /// waited for by the lock alone, for the next holder may be a shim, which keeps it for life.
 fn find_holder(paths: &ContainerPaths, id: &ContainerId) -> Result<Holder> {
-    let mut pause = Duration::from_micros(200);
-    let deadline = Instant::now() + BUSY;
+    let mut patience = Patience::of(BUSY);
     loop {
         if let Some(client) = Client::connect(paths)? {
             return Ok(Holder::Shim(client));
@@ -195,11 +196,9 @@ fn find_holder(paths: &ContainerPaths, id: &ContainerId) -> Result<Holder> {
         if let Some(lock) = Lock::try_take(&paths.lock)? {
             return Ok(Holder::Us(lock));
         }
-        if Instant::now() > deadline {
+        if !patience.lasts() {
             return Err(Error::failed(format!("container {id}"), "another podrun command is at work on it"));
         }
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(20));
     }
 }
 

@@ -1,7 +1,6 @@
 //! Deleting what is stopped, and surely nothing else.
 
-use std::time::{Duration, Instant};
-
+use super::patience::Patience;
 use super::{BUSY, clean};
 use crate::error::Result;
 use crate::events::{What, emit};
@@ -15,13 +14,12 @@ use crate::state::store::{self, View};
 /// that up in a moment.
 pub fn prune(roots: &Roots, id: &ContainerId) -> Result<bool> {
     let paths = roots.container(id);
-    let mut pause = Duration::from_micros(200);
-    let deadline = Instant::now() + BUSY;
+    let mut patience = Patience::of(BUSY);
     // One that is only between two runs is not.
     let is_stopped = |view: Option<View>| {
         view.is_some_and(|View { state, .. }| state.status == Status::Stopped && state.restarts.due.is_none())
     };
-    while is_stopped(store::find(roots, id)?) && Instant::now() < deadline {
+    while is_stopped(store::find(roots, id)?) {
         if let Some(lock) = Lock::try_take(&paths.lock)? {
             let stopped = is_stopped(store::find_locked(roots, id)?);
             if stopped {
@@ -32,8 +30,9 @@ pub fn prune(roots: &Roots, id: &ContainerId) -> Result<bool> {
             }
             return Ok(stopped);
         }
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(20));
+        if !patience.lasts() {
+            break;
+        }
     }
     Ok(false)
 }

@@ -10,11 +10,12 @@
 //!
 //! Of two who find a container lost one has the lock, and the other one meets the new shim.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::patience::Patience;
 use super::{BUSY, Client, begin, spawn};
 use crate::cgroup::{self, Cgroup};
 use crate::error::{Error, Result};
@@ -44,8 +45,7 @@ pub enum Reached {
 /// Finds the shim of container `id`, and makes one where it is lost.
 pub fn reach(roots: &Roots, id: &ContainerId) -> Result<Reached> {
     let paths = roots.container(id);
-    let mut pause = Duration::from_micros(200);
-    let deadline = Instant::now() + BUSY;
+    let mut patience = Patience::of(BUSY);
     loop {
         if let Some(client) = Client::connect(&paths)? {
             return Ok(Reached::Shim(client));
@@ -70,11 +70,9 @@ pub fn reach(roots: &Roots, id: &ContainerId) -> Result<Reached> {
                 None => Reached::Without(Box::new(store::view(roots, id)?)),
             });
         }
-        if Instant::now() > deadline {
+        if !patience.lasts() {
             return Err(Error::failed(format!("container {id}"), "another podrun command is at work on it"));
         }
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(20));
     }
 }
 

@@ -7,13 +7,15 @@
 //!  stopped ──────────────────────────────────┴─▶ should it run? ──▶ started
 //! ```
 
+use super::patience::Patience;
 use super::reach::{is_unsettled, reach};
-use super::{Client, Holder, find_holder, start};
+use super::{BUSY, Client, Holder, find_holder, start};
 use crate::error::Result;
 use crate::paths::{ContainerId, ContainerPaths, Roots};
 use crate::spec::Spec;
 use crate::spec::restart::RestartPolicy;
 use crate::spec::settings::Settings;
+use crate::state::lock::Lock;
 use crate::state::process::boot_id;
 use crate::state::publish::{self, Durability};
 use crate::state::store::{self, View};
@@ -41,7 +43,15 @@ fn answers(paths: &ContainerPaths) -> Result<bool> {
 }
 
 fn should_run_now(roots: &Roots, id: &ContainerId, paths: &ContainerPaths) -> Result<bool> {
-    let View { state, shim_alive, .. } = store::view(roots, id)?;
+    // A shim on its way out has still to write what it knows.
+    let mut patience = Patience::of(BUSY);
+    let View { state, shim_alive, .. } = loop {
+        let view = store::view(roots, id)?;
+        let leaves = view.state.status == Status::Stopped && !view.shim_alive && Lock::is_held(&paths.lock)?;
+        if !leaves || !patience.lasts() {
+            break view;
+        }
+    };
     if state.mode != Mode::Supervised || shim_alive || state.status != Status::Stopped {
         return Ok(false);
     }

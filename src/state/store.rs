@@ -227,8 +227,9 @@ fn find_with(roots: &Roots, id: &ContainerId, boot_id: &str, trust: Trust) -> Re
     }
     let exit = match publish::read_json::<ExitRecord>(&paths.run_exit())? {
         Some(exit) => Some(exit),
-        // A shim that lives has no end to tell that it did not tell there first.
-        None if trust == Trust::Shim && held => None,
+        // A shim that lives has no end to tell that it did not tell there first; only between two runs
+        // what is there is about the next one.
+        None if trust == Trust::Shim && held && state.restarts.due.is_none() => None,
         None => publish::read_json(&paths.exit())?,
     };
     let mut view = observe(state, exit, held, boot_id, trust);

@@ -123,6 +123,9 @@ fn between_two_runs_it_says_so_and_a_stop_is_the_end_at_once() {
     assert_eq!((&pending["status"], &pending["shim"]["alive"]), (&"stopped".into(), &true.into()));
     assert_eq!((&pending["exitCode"], &pending["pid"]), (&3.into(), &0.into()));
     assert!(pending["restartDue"].is_string(), "{pending}");
+    let listed: Value = serde_json::from_str(&podrun.cmd(["list", "--format", "json"]).ok()).expect("JSON");
+    let reason = listed[0]["reason"].as_str().unwrap_or_default();
+    assert!(listed[0]["exitCode"] == 3 && reason.ends_with("after exit code 3"), "{listed}");
     podrun.cmd(["delete", "c"]).run().expect(1);
     podrun.cmd(["exec", "c", "true"]).run().expect(125);
     podrun.cmd(["stop", "c"]).prints("c\n");

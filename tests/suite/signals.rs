@@ -235,3 +235,31 @@ fn a_recycled_pid_is_left_alone() {
     stranger.kill().expect("it lives");
     stranger.wait().expect("it ends");
 }
+
+#[test]
+fn several_are_stopped_at_once() {
+    let podrun = Podrun::new();
+    // Each ends only once all of them have been told to.
+    let dir = podrun.dir().join("told");
+    std::fs::create_dir(&dir).expect("make a directory");
+    let volume = format!("{}:/mnt", dir.display());
+    let ids = ["a", "b", "c"];
+    let script = "trap 'echo told; : >/mnt/$HOSTNAME' TERM; echo ready; \
+                  while [ $(ls /mnt | wc -l) != 3 ]; do sleep 0.01; done";
+    for id in ids {
+        let args = ["run", "-d", id, "--hostname", id, "-v", &volume, "--rootfs", &busybox()];
+        podrun.cmd(args.into_iter().chain(["--", "sh", "-c", script])).prints(&format!("{id}\n"));
+    }
+    ids.iter().for_each(|id| podrun.says(id, "ready"));
+    let stopped = podrun.cmd(["stop", "-t", "600", "a", "nobody", "b", "c"]).run();
+    assert!(stopped.code == Some(1) && stopped.err().contains("nobody"), "{stopped}");
+    podrun.cmd(["wait", "a", "b", "c"]).prints("0\n0\n0\n");
+    for id in ids {
+        std::fs::remove_file(dir.join(id)).expect("it was told");
+    }
+    podrun.cmd(["start", "a", "b", "c"]).prints("a\nb\nc\n");
+    for id in ids {
+        podrun.state_until(id, |state| state["status"] == "running");
+    }
+    podrun.cmd(["restart", "-t", "600", "a", "b", "c"]).prints("a\nb\nc\n");
+}
