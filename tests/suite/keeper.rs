@@ -9,7 +9,8 @@ impl Podrun {
     /// Kills the container's shim as `kill -9` does, and waits until it is gone.
     #[track_caller]
     pub(crate) fn kill_shim(&self, id: &str) {
-        let shim = self.shim_pid(id);
+        // Between two runs there is a moment in which the end is told and the restart is not.
+        let shim = number(&self.state_until(id, |state| state["shim"]["pid"] != 0)["shim"]["pid"]);
         process::send(shim, Signal::KILL);
         wait_for_end(shim);
     }
