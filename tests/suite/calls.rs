@@ -121,6 +121,30 @@ const KILL: Scenario = Scenario {
     },
 };
 
+/// Both supervisors become the installed program anew, where they are.
+const UPGRADE: Scenario = Scenario {
+    name: "upgrade",
+    before: running,
+    args: |_| words(&["upgrade", "c"]),
+    seizes: true,
+    whole: false,
+    after: |podrun, traced, harmed| {
+        match traced.output.code {
+            Some(0) => assert_eq!(traced.output.out(), "c\n", "{}", traced.output),
+            Some(code) => {
+                assert!(harmed, "{}", traced.output);
+                traced.output.is_a_failure(code, "");
+            }
+            None => {}
+        }
+        podrun.answered("c");
+        assert_eq!(podrun.status("c"), "running");
+        podrun.cmd(["exec", "c", "--", "true"]).exits(0);
+        podrun.cmd(["kill", "c", "KILL"]).exits(0);
+        podrun.cmd(["wait", "c"]).prints("137\n");
+    },
+};
+
 const DELETE: Scenario = Scenario {
     name: "delete -f",
     before: running,
@@ -354,4 +378,9 @@ fn any_call_that_fails_is_told_and_leaves_nothing_campaign() {
         &[&CREATE, &EXEC, &START, &OCI[0], &OCI[1], &OCI[2]],
         &blows,
     );
+}
+
+#[test]
+fn an_upgrade_killed_at_any_call_campaign() {
+    campaign("an_upgrade_killed_at_any_call_campaign", &[&UPGRADE], &[Blow::Kill]);
 }
