@@ -25,11 +25,11 @@ use crate::log::journald;
 use crate::paths::{ContainerId, ContainerPaths, Roots};
 use crate::protocol::{Reply, Request};
 use crate::runtime;
-use crate::spec::Spec;
 use crate::spec::limits::LinuxResources;
 use crate::spec::logging::Driver;
 use crate::spec::rootfiles::RootFile;
 use crate::spec::settings::Settings;
+use crate::spec::{Ordered, Spec};
 use crate::state::lock::Lock;
 use crate::state::publish::{self, Durability};
 use crate::state::{ExitRecord, Mode, State, Status, store};
@@ -108,7 +108,7 @@ fn insert(
     };
     store::insert(roots, id, |new| {
         files.iter().try_for_each(|file| file.write_into(&new.dir))?;
-        publish::json(&new.spec(), spec, Durability::Atomic)?;
+        publish::json(&new.spec(), &Ordered(spec), Durability::Atomic)?;
         store::write_state(new, &state, Durability::Atomic)
     })?;
     Ok(())
