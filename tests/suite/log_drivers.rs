@@ -138,7 +138,9 @@ fn journal(podrun: &Podrun) -> UnixDatagram {
 fn without_a_journal_a_container_that_wants_one_is_refused() {
     let podrun = Podrun::new();
     drop(journal(&podrun));
-    for (before, why) in [("", "connection refused"), ("rm -rf host-run/systemd;", "no such file or directory")] {
+    for (before, why) in
+        [("", "connection refused"), ("rm -rf host-run/systemd;", "no such file or directory")]
+    {
         for command in ["run", "create"] {
             let script = format!(
                 "{before} {PRIVATE_RUN} podrun {command} c --rootfs \"$BUSYBOX\" --log-driver journald -- true"
