@@ -5,6 +5,7 @@ use std::path::Path;
 use podrun::cgroup;
 use podrun::client::ranges::{self, Reserved};
 use podrun::error::{Error, Kind, Result};
+use podrun::launch;
 use podrun::paths::{ContainerId, Roots};
 use podrun::runtime;
 use podrun::spec::host::Host;
@@ -166,7 +167,9 @@ impl ContainerArgs {
         care.apply(&mut options);
         // The exit code of a usage error is that of any other failure here: 125.
         let host = Host::read(&options)?;
-        Ok((spec::compile(&options, id, &roots.container(id), &host)?, reserved))
+        let compiled = spec::compile(&options, id, &roots.container(id), &host)?;
+        launch::suffice(&compiled.spec)?;
+        Ok((compiled, reserved))
     }
 }
 

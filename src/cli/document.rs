@@ -1,7 +1,7 @@
 //! The JSON that `state`, `inspect` and `list` show of a container: the OCI state, and what podrun
 //! knows beyond it.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
@@ -45,7 +45,7 @@ pub(super) struct Document {
     /// Whether it does its work, where that is checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     health: Option<Health>,
-    annotations: HashMap<String, String>,
+    annotations: BTreeMap<String, String>,
     /// Whose it is, as engines expect the field: podrun's containers are root's.
     owner: &'static str,
 }
@@ -78,7 +78,7 @@ impl Health {
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Excerpt {
     #[serde(default)]
-    annotations: HashMap<String, String>,
+    annotations: BTreeMap<String, String>,
     #[serde(default)]
     process: Command,
 }

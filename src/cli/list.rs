@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use podrun::error::Error;
-use podrun::paths::Roots;
+use podrun::paths::{ContainerId, Roots};
 use podrun::state::process::boot_id;
 use podrun::state::store::{self, View};
 use podrun::state::{Mode, Status};
@@ -13,6 +13,8 @@ use super::{Errors, Format, Outcome, out, time};
 
 /// How much of a command line the table shows.
 const COMMAND: usize = 40;
+/// The status of one whose files cannot be read.
+const DAMAGED: &str = "damaged";
 
 /// What the command does, in a line.
 pub(super) const ABOUT: &str = "List every container";
@@ -28,15 +30,29 @@ pub(super) struct Args {
     format: Format,
 }
 
+/// One container in JSON. Where the table says `restarting` there is a `restartDue`, where it says `lost` a
+/// `shim` that is not `alive`: `status` is one that OCI knows.
 #[derive(Debug, Serialize)]
-struct Listed {
-    #[serde(flatten)]
-    document: Document,
-    command: String,
+#[serde(untagged)]
+enum Listed {
+    Whole {
+        #[serde(flatten)]
+        document: Box<Document>,
+        command: String,
+    },
+    Damaged {
+        id: ContainerId,
+        status: &'static str,
+        reason: String,
+    },
 }
 
 pub(super) fn run(roots: &Roots, args: &Args) -> Outcome {
     let ids = store::list(roots)?;
+    if args.quiet && args.format == Format::Json {
+        out::json(&ids)?;
+        return Ok(0);
+    }
     if args.quiet {
         out::print(&ids.iter().map(|id| format!("{id}\n")).collect::<String>())?;
         return Ok(0);
@@ -58,18 +74,25 @@ pub(super) fn run(roots: &Roots, args: &Args) -> Outcome {
             let mut listed = Vec::with_capacity(seen.len());
             for view in seen {
                 match Excerpt::read(&roots.container(&view.state.id)) {
-                    Ok(excerpt) => listed
-                        .push(Listed { command: excerpt.command(), document: Document::of(view, excerpt) }),
+                    Ok(excerpt) => listed.push(Listed::Whole {
+                        command: excerpt.command(),
+                        document: Box::new(Document::of(view, excerpt)),
+                    }),
                     Err(error) => errors.push((view.state.id, error)),
                 }
             }
+            listed.extend(errors.iter().map(|(id, error)| Listed::Damaged {
+                id: id.clone(),
+                status: DAMAGED,
+                reason: error.to_string(),
+            }));
             out::json(&listed)?;
         }
         Format::Table => {
             let now = Timestamp::now();
             let mut rows = vec!["ID\tSTATUS\tPID\tCREATED\tCOMMAND".to_owned()];
             rows.extend(seen.iter().map(|view| row(view, now)));
-            rows.extend(errors.iter().map(|(id, _)| format!("{id}\tdamaged\t-\t-\t-")));
+            rows.extend(errors.iter().map(|(id, _)| format!("{id}\t{DAMAGED}\t-\t-\t-")));
             out::table(&rows)?;
         }
     }

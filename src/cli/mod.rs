@@ -73,6 +73,7 @@ mod walls;
     name = "podrun",
     version,
     arg_required_else_help = true,
+    args_override_self = true,
     disable_help_subcommand = true,
     after_help = "Example: podrun run --rm --rootfs /:O -- /bin/echo hello"
 )]
@@ -187,6 +188,7 @@ macro_rules! commands {
                         clap::Command::new($name)
                             $(.visible_alias($alias))?
                             .about($module::ABOUT)
+                            .args_override_self(true)
                             .defer($module::Args::augment_args),
                     ))+
             }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use podrun::error::{Error, Result};
 use podrun::paths::{ContainerId, Roots};
 use podrun::spec::host::Host;
-use podrun::spec::{self, Options, Spec};
+use podrun::spec::{self, Options, Ordered, Spec};
 
 use super::{Outcome, out};
 
@@ -25,11 +25,11 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Outcome {
     let spec = ordinary()?;
     let Some(bundle) = &args.bundle else {
-        out::json(&spec)?;
+        out::json(&Ordered(&spec))?;
         return Ok(0);
     };
     let path = bundle.join("config.json");
-    let mut text = serde_json::to_vec_pretty(&spec)
+    let mut text = serde_json::to_vec_pretty(&Ordered(&spec))
         .map_err(|error| Error::failed("write a configuration", error.to_string()))?;
     text.push(b'\n');
     let file = OpenOptions::new().write(true).create_new(true).open(&path);

@@ -11,7 +11,7 @@ use podrun::paths::{ContainerId, Roots};
 use podrun::state::{Status, store};
 use serde::Serialize;
 
-use super::{Format, Outcome, out};
+use super::{Errors, Format, Outcome, out};
 
 /// What the command does, in a line.
 pub(super) const ABOUT: &str = "Show what containers use: CPU, memory, processes, disk";
@@ -46,18 +46,20 @@ struct Sample {
 }
 
 pub(super) fn run(roots: &Roots, args: &Args) -> Outcome {
+    let (first, errors) = samples(roots, &args.ids, &[])?;
+    // What cannot be shown is told, and hides nothing.
+    if args.ids.is_empty() || !first.is_empty() {
+        show(roots, args, first)?;
+    }
+    if errors.is_empty() { Ok(0) } else { Err(Errors(errors)) }
+}
+
+/// Shows `now`, and what comes after it while there is something to show and somebody to look.
+fn show(roots: &Roots, args: &Args, mut now: Vec<Sample>) -> Result<()> {
     let terminal = std::io::stdout().is_terminal();
-    let mut before: Vec<Sample> = Vec::new();
     loop {
-        let now = samples(roots, &args.ids, &before)?;
-        if now.is_empty() && !args.ids.is_empty() && !before.is_empty() {
-            return Ok(0);
-        }
         let text = match args.format {
-            Format::Json if args.no_stream => {
-                out::json(&now)?;
-                return Ok(0);
-            }
+            Format::Json if args.no_stream => return out::json(&now),
             Format::Json => serde_json::to_string(&now)
                 .map(|line| line + "\n")
                 .map_err(|error| Error::failed("encode", error.to_string()))?,
@@ -68,52 +70,58 @@ pub(super) fn run(roots: &Roots, args: &Args) -> Outcome {
         let text = if live { format!("\x1b[H\x1b[J{text}") } else { text };
         let mut stdout = std::io::stdout().lock();
         match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(0),
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
             other => other.map_err(|error| Error::io("write", "stdout", &error))?,
         }
         if args.no_stream {
-            return Ok(0);
+            return Ok(());
         }
-        before = now;
         std::thread::sleep(INTERVAL);
+        // What went wrong since is an end like any other.
+        (now, _) = samples(roots, &args.ids, &now)?;
+        if now.is_empty() && !args.ids.is_empty() {
+            return Ok(());
+        }
     }
 }
 
-fn samples(roots: &Roots, named: &[ContainerId], before: &[Sample]) -> Result<Vec<Sample>> {
+/// What the containers use now, since `before`; and why some of them cannot be shown.
+fn samples(roots: &Roots, named: &[ContainerId], before: &[Sample]) -> Result<(Vec<Sample>, Vec<Error>)> {
     let ids = if named.is_empty() { store::list(roots)? } else { named.to_vec() };
-    let mut samples = Vec::new();
+    let (mut samples, mut errors) = (Vec::new(), Vec::new());
     for id in ids {
-        let Some(view) = store::find(roots, &id)? else {
-            if named.is_empty() || !before.is_empty() {
-                continue;
-            }
-            return Err(Error::no_such_container(&id));
-        };
-        let state = view.state;
-        let cgroup = match state.status {
-            Status::Created | Status::Running | Status::Paused => Cgroup::open(&state.cgroup_path)?,
-            _ => None,
-        };
-        let Some(cgroup) = cgroup else {
-            if named.is_empty() || !before.is_empty() {
-                continue;
-            }
-            let why = format!("container not running: it is {}", state.status);
-            return Err(Error::new(Kind::WrongState, format!("stats of {id}"), why));
-        };
-        let (usage, at) = (cgroup.usage(), Instant::now());
-        let cpu_percent = match before.iter().find(|sample| sample.id == id) {
-            Some(last) => percent(
-                usage.cpu_usec.zip(last.usage.cpu_usec).map(|(now, before)| now.saturating_sub(before)),
-                at.duration_since(last.at),
-            ),
-            None => state.started_at.and_then(|started| {
-                percent(usage.cpu_usec, Timestamp::now().duration_since(started).try_into().ok()?)
-            }),
-        };
-        samples.push(Sample { id, cpu_percent, usage, at });
+        match sample(roots, &id, before) {
+            Ok(sample) => samples.push(sample),
+            // Of all that there are, those that do not run are none.
+            Err(Error { kind: Kind::NoSuchContainer | Kind::WrongState, .. }) if named.is_empty() => {}
+            Err(error) => errors.push(error),
+        }
     }
-    Ok(samples)
+    Ok((samples, errors))
+}
+
+fn sample(roots: &Roots, id: &ContainerId, before: &[Sample]) -> Result<Sample> {
+    let state = store::view(roots, id)?.state;
+    let refused = |why: String| Error::new(Kind::WrongState, format!("stats of {id}"), why);
+    let stopped = || refused(format!("container not running: it is {}", state.status));
+    if !matches!(state.status, Status::Created | Status::Running | Status::Paused) {
+        return Err(stopped());
+    }
+    if !state.has_cgroup() {
+        return Err(refused("the container has no cgroup".to_owned()));
+    }
+    let cgroup = Cgroup::open(&state.cgroup_path)?.ok_or_else(stopped)?;
+    let (usage, at) = (cgroup.usage(), Instant::now());
+    let cpu_percent = match before.iter().find(|sample| sample.id == *id) {
+        Some(last) => percent(
+            usage.cpu_usec.zip(last.usage.cpu_usec).map(|(now, before)| now.saturating_sub(before)),
+            at.duration_since(last.at),
+        ),
+        None => state.started_at.and_then(|started| {
+            percent(usage.cpu_usec, Timestamp::now().duration_since(started).try_into().ok()?)
+        }),
+    };
+    Ok(Sample { id: id.clone(), cpu_percent, usage, at })
 }
 
 fn percent(cpu_usec: Option<u64>, time: Duration) -> Option<f64> {

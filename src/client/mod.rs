@@ -21,13 +21,15 @@ use crate::cgroup::{self, Cgroup};
 use crate::error::{Error, Kind, Result};
 use crate::events::{What, emit};
 use crate::launch::Hooks;
+use crate::log::journald;
 use crate::paths::{ContainerId, ContainerPaths, Roots};
 use crate::protocol::{Reply, Request};
 use crate::runtime;
-use crate::spec::Spec;
 use crate::spec::limits::LinuxResources;
+use crate::spec::logging::Driver;
 use crate::spec::rootfiles::RootFile;
 use crate::spec::settings::Settings;
+use crate::spec::{Ordered, Spec};
 use crate::state::lock::Lock;
 use crate::state::publish::{self, Durability};
 use crate::state::{ExitRecord, Mode, State, Status, store};
@@ -65,10 +67,14 @@ const BUSY: Duration = Duration::from_secs(20);
 pub fn create(roots: &Roots, id: &ContainerId, spec: &Spec, files: &[RootFile]) -> Result<(Client, i32)> {
     // Before anything is written that would have to be undone.
     shim_program()?;
+    let settings = Settings::of(spec)?;
+    if settings.logging.drivers.contains(&Driver::Journald) {
+        journald::listens()?;
+    }
     let paths = roots.container(id);
     let lock = claim::claim(&paths, id)?;
     // It starts on another processor while the files are written, and does nothing before it is asked.
-    let shim = spawn(roots, id).and_then(|shim| insert(roots, id, spec, files).map(|()| shim));
+    let shim = spawn(roots, id).and_then(|shim| insert(roots, id, spec, &settings, files).map(|()| shim));
     let shim = match shim {
         Err(error) if !paths.dir.exists() => {
             lock.remove(&paths.lock)?;
@@ -88,9 +94,15 @@ pub fn create(roots: &Roots, id: &ContainerId, spec: &Spec, files: &[RootFile]) 
 }
 
 /// Writes the files of a new container.
-fn insert(roots: &Roots, id: &ContainerId, spec: &Spec, files: &[RootFile]) -> Result<()> {
+fn insert(
+    roots: &Roots,
+    id: &ContainerId,
+    spec: &Spec,
+    settings: &Settings,
+    files: &[RootFile],
+) -> Result<()> {
     let rootfs = spec.root().as_ref().map(|root| root.path().clone()).unwrap_or_default();
-    let cgroup_path = Settings::of(spec)?.cgroups.cgroup_path(roots, id, spec)?;
+    let cgroup_path = settings.cgroups.cgroup_path(roots, id, spec)?;
     let state = State {
         rootfs,
         args: spec.process().as_ref().and_then(|process| process.args().clone()).unwrap_or_default(),
@@ -98,7 +110,7 @@ fn insert(roots: &Roots, id: &ContainerId, spec: &Spec, files: &[RootFile]) -> R
     };
     store::insert(roots, id, |new| {
         files.iter().try_for_each(|file| file.write_into(&new.dir))?;
-        publish::json(&new.spec(), spec, Durability::Atomic)?;
+        publish::json(&new.spec(), &Ordered(spec), Durability::Atomic)?;
         store::write_state(new, &state, Durability::Atomic)
     })?;
     Ok(())

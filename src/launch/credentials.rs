@@ -164,7 +164,8 @@ fn bit(name: &str) -> CapabilitySet {
     CapabilitySet::from_name(name.strip_prefix("CAP_").unwrap_or(name)).unwrap_or(CapabilitySet::empty())
 }
 
-fn resource(kind: PosixRlimitType) -> Resource {
+/// The kernel's name of a limit.
+pub(super) fn resource(kind: PosixRlimitType) -> Resource {
     match kind {
         PosixRlimitType::RlimitCpu => Resource::Cpu,
         PosixRlimitType::RlimitFsize => Resource::Fsize,
@@ -185,15 +186,17 @@ fn resource(kind: PosixRlimitType) -> Resource {
     }
 }
 
-/// Tells the OOM killer how much this process is worth. Lowering the score needs
-/// CAP_SYS_RESOURCE, which the host may lack: then the process keeps the score it has.
+/// The host's own /proc, before any mount of the container.
+pub(super) const OOM_SCORE: &str = "/proc/self/oom_score_adj";
+
+/// Tells the OOM killer how much this process is worth. Lowering the score needs CAP_SYS_RESOURCE, which
+/// the host may lack: then a bundle's process keeps the score it has; what a user asks for was refused
+/// before ([`super::means`]).
 pub(super) fn set_oom_score(score: Option<i32>) -> Result<()> {
     let Some(score) = score else { return Ok(()) };
-    // The host's own /proc, before any mount of the container.
-    let path = "/proc/self/oom_score_adj";
-    match std::fs::write(path, score.to_string()) {
+    match std::fs::write(OOM_SCORE, score.to_string()) {
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Ok(()),
-        other => other.map_err(|error| Error::io("write", path, &error)),
+        other => other.map_err(|error| Error::io("write", OOM_SCORE, &error)),
     }
 }
 
@@ -247,8 +250,9 @@ fn verify_cwd(plan: &ProcessPlan) -> Result<()> {
     }
 }
 
-/// Sets a limit. A hard limit cannot be raised without CAP_SYS_RESOURCE, which the host may
-/// lack: then the process gets as much as this one has.
+/// Sets a limit. A hard limit cannot be raised without CAP_SYS_RESOURCE, which the host may lack: then a
+/// bundle's process gets as much as this one has; what a user asks for was refused before
+/// ([`super::means`]).
 fn limit_resource(resource: Resource, wanted: Rlimit) -> Result<()> {
     let failed = |errno| Error::os(format!("set the limit {resource:?}"), errno);
     match setrlimit(resource, wanted) {

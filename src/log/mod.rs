@@ -10,6 +10,7 @@
 
 mod files;
 pub mod format;
+pub mod journald;
 mod json;
 pub mod kept;
 pub mod line;

@@ -15,7 +15,7 @@ use crate::paths::{ContainerId, ContainerPaths, Roots};
 use crate::spec::limits;
 use crate::spec::manager::Manager;
 use crate::spec::settings::Settings;
-use crate::spec::{Spec, bundle, env, validate};
+use crate::spec::{Ordered, Spec, bundle, env, validate};
 use crate::state::lock::Lock;
 use crate::state::publish::{self, Durability};
 use crate::state::store;
@@ -68,7 +68,7 @@ pub fn create(roots: &Roots, id: &ContainerId, bundle: &Path, caller: Caller<'_>
     };
     // Before anything else exists, so that a crash leaves something that `delete -f` finds.
     let inserted = store::insert(roots, id, |new| {
-        publish::json(&new.spec(), &spec, Durability::Atomic)?;
+        publish::json(&new.spec(), &Ordered(&spec), Durability::Atomic)?;
         store::write_state(new, &state, Durability::Atomic)
     });
     let paths = match inserted {

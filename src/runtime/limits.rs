@@ -7,6 +7,7 @@ use crate::cgroup::v1::Bound;
 use crate::error::{Error, Kind, Result};
 use crate::events::{What, emit};
 use crate::paths::{ContainerId, ContainerPaths, Roots};
+use crate::spec::Ordered;
 use crate::spec::limits::{self, LinuxResources};
 use crate::state::publish::{self, Durability};
 use crate::state::{State, Status, store};
@@ -22,7 +23,7 @@ pub fn update_limits(
     let mut spec = store::spec(paths)?;
     let before = limits::resources(&spec).cloned();
     limits::merge(&mut spec, changes)?;
-    let keep = || publish::json(&path, &spec, Durability::Atomic);
+    let keep = || publish::json(&path, &Ordered(&spec), Durability::Atomic);
     let Some(merged) = limits::resources(&spec) else { return keep() };
     let settings = plan(merged, &Bound::of_host()?)?;
     let Some(cgroup) = cgroup else { return keep() };

@@ -183,7 +183,8 @@ fn mounts(options: &Options, files: &[RootFile], paths: &ContainerPaths, host: &
     for file in files {
         let destination = Path::new("/etc").join(file.name);
         if own.iter().all(|mount| *mount.destination() != destination) {
-            let options = ["bind", "rprivate"].map(str::to_owned);
+            let access = if options.read_only { "ro" } else { "rw" };
+            let options = ["bind", "rprivate", access].map(str::to_owned);
             own.push(defaults::mount(&destination, "bind", &paths.dir.join(file.name), &options));
         }
     }

@@ -48,6 +48,7 @@ fn without_a_cgroup_all_ends_with_init_and_what_needs_one_is_refused() {
         &["update", "c", "--pids-limit", "5"],
         &["kill", "--all", "c", "USR1"],
         &["ps", "c"],
+        &["stats", "--no-stream", "c"],
     ] {
         podrun.cmd(refused).fails(1, "no cgroup");
     }

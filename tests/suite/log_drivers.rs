@@ -72,9 +72,12 @@ fn none_logs_nothing_and_holds_nobody_up() {
 fn who_watches_sees_what_no_log_keeps() {
     let podrun = Podrun::new();
     let script = "echo out; echo err >&2; printf end; exit 3";
+    let _journal = journal(&podrun);
     for driver in ["none", "journald"] {
-        let args = ["run", driver, "--rootfs", &busybox(), "--log-driver", driver, "--", "sh", "-c", script];
-        let output = podrun.cmd(args).run();
+        let run = format!(
+            "{PRIVATE_RUN} exec podrun run {driver} --rootfs \"$BUSYBOX\" --log-driver {driver} -- sh -c '{script}'"
+        );
+        let output = podrun.program("unshare", ["-m", "sh", "-ec", &run]).run();
         let got = (output.out(), output.err(), output.code);
         assert_eq!(got, ("out\nend".to_owned(), "err\n".to_owned(), Some(3)), "{output}");
         podrun.cmd(["logs", driver]).fails(1, "log driver is");
@@ -122,16 +125,43 @@ fn two_drivers_get_the_same() {
     assert_eq!(logs.err(), "no\n");
 }
 
+/// What makes `/run` a private one, in which [`journal`] listens where the host's does.
+const PRIVATE_RUN: &str = "mount --bind host-run /run;";
+
+fn journal(podrun: &Podrun) -> UnixDatagram {
+    let dir = podrun.dir().join("host-run/systemd/journal");
+    std::fs::create_dir_all(&dir).expect("make a directory");
+    UnixDatagram::bind(dir.join("socket")).expect("listen")
+}
+
+#[test]
+fn without_a_journal_a_container_that_wants_one_is_refused() {
+    let podrun = Podrun::new();
+    drop(journal(&podrun));
+    for (before, why) in
+        [("", "connection refused"), ("rm -rf host-run/systemd;", "no such file or directory")]
+    {
+        for command in ["run", "create"] {
+            let script = format!(
+                "{before} {PRIVATE_RUN} podrun {command} c --rootfs \"$BUSYBOX\" --log-driver journald -- true"
+            );
+            let failed = podrun.program("unshare", ["-m", "sh", "-c", &script]).fails(125, why);
+            assert!(failed.err().contains("journald") && failed.err().contains("\nhint: "), "{failed}");
+        }
+    }
+    podrun.cmd(["list", "-q"]).prints("");
+    assert!(podrun.supervisors().is_empty());
+}
+
 #[test]
 fn the_journal_gets_a_record_a_line_with_the_fields_that_podman_sends() {
     let podrun = Podrun::new();
-    // A private /run, in which this test listens where the journal does.
-    let dir = podrun.dir().join("host-run");
-    std::fs::create_dir_all(dir.join("systemd/journal")).expect("make a directory");
-    let journal = UnixDatagram::bind(dir.join("systemd/journal/socket")).expect("listen");
-    let script = "mount --bind host-run /run; podrun run container-of-a-name -d --rootfs \"$BUSYBOX\" \
-                  --log-driver journald -- sh -c 'echo one; printf two >&2'";
-    podrun.program("unshare", ["-m", "sh", "-ec", script]).prints("container-of-a-name\n");
+    let journal = journal(&podrun);
+    let script = format!(
+        "{PRIVATE_RUN} podrun run container-of-a-name -d --rootfs \"$BUSYBOX\" \
+         --log-driver journald -- sh -c 'echo one; printf two >&2'"
+    );
+    podrun.program("unshare", ["-m", "sh", "-ec", &script]).prints("container-of-a-name\n");
     let mut seen = Vec::new();
     for _ in 0..2 {
         let mut datagram = [0; 4096];

@@ -275,3 +275,13 @@ fn a_device_of_the_host_is_where_it_was_asked_for() {
         run(&podrun, &["--device", device], "true").fails(125, why);
     }
 }
+
+#[test]
+fn nothing_of_a_read_only_root_is_written_not_even_what_podrun_puts_there() {
+    let podrun = Podrun::new();
+    let script = "for f in hosts resolv.conf hostname; do echo x >>/etc/$f || echo refused; done 2>/dev/null; cat /etc/hostname";
+    let args = ["run", "--rm", "c", "--read-only", "--rootfs", &overlay(busybox()), "--", "sh", "-c", script];
+    podrun.cmd(args).prints("refused\nrefused\nrefused\nc\n");
+    let args = ["run", "--rm", "c", "--rootfs", &overlay(busybox()), "--", "sh", "-c", script];
+    podrun.cmd(args).prints("c\nx\n");
+}

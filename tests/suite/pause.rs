@@ -166,6 +166,23 @@ fn stats_agree_with_the_kernels_files() {
     let table = podrun.cmd(["stats", "--no-stream"]).ok();
     assert!(table.starts_with("ID   CPU %") && table.lines().count() == 2, "{table}");
     podrun.cmd(["stats", "--no-stream", "nobody"]).fails(1, "does not exist");
+    podrun.cmd(["stats", "nobody"]).fails(1, "does not exist");
+    // What cannot be shown hides nothing of the rest.
+    podrun.cmd(["run", "d", "--rootfs", &busybox(), "--", "true"]).exits(0);
+    let output = podrun.cmd(["stats", "--no-stream", "d", "c", "nobody"]).run();
+    output.expect(1);
+    assert!(output.out().lines().count() == 2 && output.out().contains("\nc "), "{output}");
+    assert!(
+        output.err().starts_with("podrun: stats of d: container not running: it is stopped\n"),
+        "{output}"
+    );
+    assert!(output.err().contains("podrun: container nobody: does not exist\n"), "{output}");
+    podrun.cmd(["delete", "d"]).prints("d\n");
+    podrun.cmd(["create", "d", "--rootfs", &busybox(), "--", "true"]).prints("d\n");
+    std::fs::write(podrun.container_dir("d").join("state.json"), "{").expect("damage it");
+    let output = podrun.cmd(["stats", "--no-stream"]).run();
+    output.expect(1);
+    assert!(output.out().contains("\nc ") && output.err().contains("containers/d/state.json"), "{output}");
     // A live one ends with its container.
     let live = podrun.cmd(["stats", "c"]).spawn();
     podrun.cmd(["delete", "-f", "c"]).prints("c\n");

@@ -1,6 +1,6 @@
 //! podrun as a script uses it: pipes, odd environments, and what exactly is printed.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::{PODRUN, Podrun, busybox, debian};
 
@@ -129,7 +129,52 @@ fn what_json_calls_things() {
     let output = podrun.cmd(["list", "--format", "json"]).run();
     assert_eq!(output.code, Some(1), "{output}");
     let listed: Value = serde_json::from_str(&output.out()).expect("JSON");
-    assert_eq!(listed.as_array().unwrap().len(), 2, "{listed}");
+    assert_eq!(listed.as_array().unwrap().len(), 3, "{listed}");
+    assert_eq!((&listed[2]["id"], &listed[2]["status"]), (&json!("none"), &json!("damaged")), "{listed}");
+    assert!(listed[2]["reason"].as_str().unwrap().contains("none/spec.json"), "{listed}");
+    let ids: Value = serde_json::from_str(&podrun.cmd(["list", "-q", "--format", "json"]).ok()).unwrap();
+    assert_eq!(ids, json!(["json-file", "k8s-file", "none"]));
+}
+
+#[test]
+fn the_same_container_is_told_in_the_same_words_each_time() {
+    let podrun = Podrun::new();
+    let line = "--annotation own.1=v --annotation own.2=v --annotation own.3=v --annotation own.4=v --label a=b --init \
+                --sysctl kernel.msgmax=9999 --sysctl kernel.msgmnb=9999 --sysctl kernel.shmmni=99";
+    let options: Vec<_> = line.split_whitespace().collect();
+    let rootfs = busybox();
+    let told: Vec<_> = (0..3)
+        .map(|_| {
+            let first = ["create", "c", "--rootfs", &rootfs];
+            let args = first.iter().chain(&options).chain(&["--", "true"]);
+            podrun.cmd(args).prints("c\n");
+            let spec = std::fs::read_to_string(podrun.container_dir("c").join("spec.json")).unwrap();
+            let annotations = |text: String| {
+                let lines = text.lines().map(|line| line.trim().trim_end_matches(',').to_owned());
+                lines.filter(|line| line.contains("own.") || line.contains("dev.podrun")).collect::<Vec<_>>()
+            };
+            let listed = annotations(podrun.cmd(["list", "--format", "json"]).ok());
+            assert_eq!(listed, annotations(podrun.cmd(["state", "c"]).ok()));
+            podrun.cmd(["delete", "c"]).prints("c\n");
+            (spec, podrun.cmd(["spec"]).ok(), listed)
+        })
+        .collect();
+    assert!(told.iter().all(|one| *one == told[0]), "{told:#?}");
+}
+
+#[test]
+fn the_last_of_an_option_counts_and_those_that_add_up_add_up() {
+    let podrun = Podrun::new();
+    let script = r#"podrun run -d -d c -w / -w /tmp -u 1 -u 2:3 -e A=1 -e B=2 --rootfs /nowhere --rootfs "$BUSYBOX" \
+        --init --init -- sh -c 'pwd; id -u; echo $A$B; sleep 1000'"#;
+    podrun.sh(script).prints("c\n");
+    podrun.says("c", "12");
+    podrun.cmd(["logs", "c"]).prints("/tmp\n2\n12\n");
+    let args = ["exec", "-i", "-i", "-w", "/", "-w", "/dev", "c", "pwd"];
+    podrun.cmd(args).prints("/dev\n");
+    podrun.cmd(["kill", "-s", "USR1", "-s", "KILL", "c"]).exits(0);
+    podrun.cmd(["wait", "c"]).prints("137\n");
+    podrun.cmd(["--log-level", "warn", "--log-level", "error", "delete", "c"]).prints("c\n");
 }
 
 #[test]

@@ -213,6 +213,31 @@ fn limits_of_processes_and_settings_of_namespaces_are_set() {
 }
 
 #[test]
+fn a_limit_is_given_as_it_was_asked_for_or_refused() {
+    let podrun = Podrun::new();
+    let with = |option: &str, value: &str, script: &str| {
+        let args = ["run", "--rm", "c", option, value, "--rootfs", &busybox(), "--", "sh", "-c", script];
+        podrun.cmd(args).run()
+    };
+    // More than any kernel gives, and what takes a capability that a host may lack.
+    with("--ulimit", "nofile=999999999999", "true").is_a_failure(125, "--ulimit nofile=999999999999");
+    let limit = "nofile=100:1000000";
+    for (option, value, script, reason, held) in [
+        ("--ulimit", limit, "ulimit -Hn", "--ulimit nofile=100:1000000", "1000000\n"),
+        ("--oom-score-adj", "-500", "cat /proc/self/oom_score_adj", "--oom-score-adj -500", "-500\n"),
+    ] {
+        let output = with(option, value, script);
+        if output.code == Some(125) {
+            output.is_a_failure(125, reason);
+            assert!(output.err().contains("CAP_SYS_RESOURCE"), "{output}");
+        } else {
+            assert_eq!((output.code, output.out().as_str()), (Some(0), held), "{output}");
+        }
+    }
+    podrun.cmd(["list", "-q"]).prints("");
+}
+
+#[test]
 fn namespaces_can_be_the_hosts_or_anothers() {
     let own = |name: &str| std::fs::read_link(format!("/proc/self/ns/{name}")).unwrap().display().to_string();
     let script = "for n in pid ipc uts; do readlink /proc/self/ns/$n; done; hostname";
