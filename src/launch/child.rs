@@ -68,6 +68,7 @@ pub fn create(plan: Plan, cgroup: Option<&Cgroup>, stdio: Stdio, gate: Gate) -> 
         None => (None, None),
     };
     let entrances = cgroup.map(Cgroup::entrances).transpose()?.unwrap_or_default();
+    let stdio = stdio.shielded()?;
     let child = Child { plan, stdio, gate: theirs, listener, ending: theirs_ending, maps, mapped, entrances };
     let mut keep: Vec<BorrowedFd<'_>> = child.stdio.fds().collect();
     keep.push(child.gate.as_fd());
@@ -224,7 +225,7 @@ fn build(child: &Child, process: &mut ProcessPlan) -> Result<Ready> {
     plan.hooks.create_container()?;
     masks::write_sysctls(&plan.sysctls)?;
     masks::read_only(&root, &plan.read_only_paths)?;
-    masks::hide(&root, &plan.masked)?;
+    masks::hide(&root, plan)?;
     seal(plan, &root)?;
     let proc = process.labels.prepare()?;
     rootfs::enter(plan, &root)?;

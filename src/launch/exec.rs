@@ -193,6 +193,7 @@ pub fn exec(
         userns::give_pipes(maps, &stdio)?;
     }
     let entrances = cgroup.map(Cgroup::entrances).transpose()?.unwrap_or_default();
+    let stdio = stdio.shielded()?;
     let child = Child { plan, stdio, init, report: theirs, witness, entrances };
     let fixed = [init, child.report.as_fd()];
     let witness = child.witness.as_ref().map(AsFd::as_fd);
