@@ -14,6 +14,7 @@ use super::credentials::{self, ProcessPlan};
 use super::gate::{self, Gate};
 use super::hooks::Hooks;
 use super::plan::Plan;
+use super::seccomp::Wanted;
 use super::{
     Init, Stdio, Terminal, command, dev, identity, init, join, masks, mounts, network, rootfs, sources,
     terminal, time, userns,
@@ -68,6 +69,7 @@ pub fn create(plan: Plan, cgroup: Option<&Cgroup>, stdio: Stdio, gate: Gate) -> 
         None => (None, None),
     };
     let entrances = cgroup.map(Cgroup::entrances).transpose()?.unwrap_or_default();
+    let stdio = stdio.shielded()?;
     let child = Child { plan, stdio, gate: theirs, listener, ending: theirs_ending, maps, mapped, entrances };
     let mut keep: Vec<BorrowedFd<'_>> = child.stdio.fds().collect();
     keep.push(child.gate.as_fd());
@@ -134,8 +136,10 @@ pub(super) fn assert_single_threaded() -> Result<()> {
 /// The child's whole life.
 fn main(child: &Child) -> ! {
     let mut process = child.plan.process.clone();
-    let built = build(child, &mut process)
-        .and_then(|(file, proc, terminal)| Ok((file, proc, wait(child, terminal)?)));
+    let built = build(child, &mut process).and_then(|(file, proc, terminal)| {
+        let proc = if is_watched(child) { put_down(&mut process, proc)? } else { proc };
+        Ok((file, proc, wait(child, terminal)?))
+    });
     let (error, connection) = match built {
         Ok((file, proc, connection)) => {
             let gate = connection.as_ref().unwrap_or(&child.gate).as_fd();
@@ -155,6 +159,31 @@ fn main(child: &Child) -> ! {
     };
     gate::report(connection.as_ref().unwrap_or(&child.gate), &error);
     clone::exit(credentials::failure_status(&error))
+}
+
+/// Whether it waits where others, whom nobody knows, may see and trace it: in a pid namespace of theirs. What comes
+/// between the wait and `execve` must then be no more than podrun's own filter lets through.
+fn is_watched(child: &Child) -> bool {
+    let own = !matches!(child.plan.process.wanted_filter, Some(Wanted::Configured(_)));
+    child.plan.namespaces.pid.is_some()
+        && own
+        && child.ending.is_none()
+        && child.plan.hooks.start_container.is_empty()
+}
+
+/// Does before the wait what else is done after it: whoever traces this process from now on gets what the command
+/// will have, and no more.
+///
+/// What remains is the time until then, a few milliseconds: a process that is born in the namespace has to mount
+/// its procfs, which takes CAP_SYS_ADMIN, and one with CAP_SYS_PTRACE there may trace it while it has that. Only
+/// those who are trusted with the host should have CAP_SYS_PTRACE in a pid namespace that others join.
+fn put_down(process: &mut ProcessPlan, proc: Option<OwnedFd>) -> Result<Option<OwnedFd>> {
+    if let Some(proc) = &proc {
+        process.labels.write(proc)?;
+    }
+    credentials::filter_and_put_down(process)?;
+    process.filter = None;
+    Ok(None)
 }
 
 fn has_terminal(child: &Child) -> bool {
@@ -224,7 +253,7 @@ fn build(child: &Child, process: &mut ProcessPlan) -> Result<Ready> {
     plan.hooks.create_container()?;
     masks::write_sysctls(&plan.sysctls)?;
     masks::read_only(&root, &plan.read_only_paths)?;
-    masks::hide(&root, &plan.masked)?;
+    masks::hide(&root, plan)?;
     seal(plan, &root)?;
     let proc = process.labels.prepare()?;
     rootfs::enter(plan, &root)?;

@@ -141,7 +141,8 @@ pub struct Execed {
 /// The plan for `wanted` in the container that `spec` describes.
 pub fn plan_exec(spec: &Spec, wanted: &Process) -> Result<ExecPlan> {
     let process = wanted.complete(spec)?;
-    let owned = Namespaces::of(spec)?.owned;
+    let namespaces = Namespaces::of(spec)?;
+    let owned = namespaces.owned;
     let pid = Namespaces::flag(LinuxNamespaceType::Pid);
     let mut process = ProcessPlan::of(&process, spec, &Settings::of(spec)?)?;
     if wanted.privileged {
@@ -149,14 +150,14 @@ pub fn plan_exec(spec: &Spec, wanted: &Process) -> Result<ExecPlan> {
     }
     let theirs = spec.process().as_ref().and_then(|process| process.capabilities().as_ref());
     let theirs = theirs.map(CapabilityPlan::of).map(|plan| plan.bounding);
+    // Who has CAP_SYS_ADMIN as well gains nothing by tracing. In a pid namespace of others there may be anybody.
+    let may_trace = theirs.is_some_and(|theirs| {
+        theirs.contains(CapabilitySet::SYS_PTRACE) && !theirs.contains(CapabilitySet::SYS_ADMIN)
+    });
+    // A user namespace's capabilities are none over a process that was not executed in it.
+    let is_hosts = owned & Namespaces::flag(LinuxNamespaceType::User) == 0;
     Ok(ExecPlan {
-        // Who has CAP_SYS_ADMIN as well gains nothing by tracing; a user namespace's capabilities are none over
-        // a process that was not executed in it.
-        unseen: owned & pid != 0
-            && owned & Namespaces::flag(LinuxNamespaceType::User) == 0
-            && theirs.is_some_and(|theirs| {
-                theirs.contains(CapabilitySet::SYS_PTRACE) && !theirs.contains(CapabilitySet::SYS_ADMIN)
-            }),
+        unseen: owned & pid != 0 && is_hosts && (may_trace || namespaces.pid.is_some()),
         process,
         pid: owned & pid != 0,
         userns: Maps::of(spec),
@@ -193,6 +194,7 @@ pub fn exec(
         userns::give_pipes(maps, &stdio)?;
     }
     let entrances = cgroup.map(Cgroup::entrances).transpose()?.unwrap_or_default();
+    let stdio = stdio.shielded()?;
     let child = Child { plan, stdio, init, report: theirs, witness, entrances };
     let fixed = [init, child.report.as_fd()];
     let witness = child.witness.as_ref().map(AsFd::as_fd);

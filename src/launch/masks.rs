@@ -4,31 +4,29 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, OFlags, makedev};
+use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
-use rustix::mount::{OpenTreeFlags, open_tree};
 
 use super::mounts::{attach, copy_tree, new_file_system};
-use super::{root, rootfs};
+use super::plan::Plan;
+use super::{dev, root, rootfs};
 use crate::error::{Error, Result};
 use crate::sys::mount::{MountAttr, RDONLY};
 use crate::sys::mount_setattr;
 
-/// Hides each of `paths` that exists: a file behind the null device, a directory behind an empty one.
-pub(super) fn hide(root: &OwnedFd, paths: &[PathBuf]) -> Result<()> {
+/// Hides each masked path that exists: a file behind the null device, a directory behind an empty one.
+pub(super) fn hide(root: &OwnedFd, plan: &Plan) -> Result<()> {
     let (mut null, mut empty) = (None, None);
-    for path in paths {
+    for path in &plan.masked {
         let failed = |errno| Error::at("mask", path, errno);
         let target = match root::open(root, path, OFlags::PATH) {
             Err(Errno::NOENT | Errno::NOTDIR) => continue,
             other => other.map_err(failed)?,
         };
         let stat = rustix::fs::fstat(&target).map_err(failed)?;
-        let (cover, make): (&mut Option<OwnedFd>, fn() -> Result<OwnedFd>) =
-            match FileType::from_raw_mode(stat.st_mode) {
-                FileType::Directory => (&mut empty, rootfs::empty),
-                _ => (&mut null, null_device),
-            };
+        let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        let cover = if is_directory { &mut empty } else { &mut null };
+        let make = || if is_directory { rootfs::empty() } else { dev::null(root, plan) };
         // Before Linux 6.15 only an attached mount can be copied: the first of each kind is
         // attached, the others are its copies.
         let tree = match cover {
@@ -38,18 +36,6 @@ pub(super) fn hide(root: &OwnedFd, paths: &[PathBuf]) -> Result<()> {
         attach(tree, target).map_err(failed)?;
     }
     Ok(())
-}
-
-/// The host's null device: what an image calls `/dev/null` is anything it likes (CVE-2025-31133).
-fn null_device() -> Result<OwnedFd> {
-    let failed = |errno| Error::at("open", "/dev/null", errno);
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let null = open_tree(CWD, c"/dev/null", flags).map_err(failed)?;
-    let stat = rustix::fs::fstat(&null).map_err(failed)?;
-    if FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == makedev(1, 3) {
-        return Ok(null);
-    }
-    Err(Error::failed("open /dev/null", "the host's is not the null device"))
 }
 
 /// Makes each of `paths` that exists read-only, with all below.

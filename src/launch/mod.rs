@@ -49,6 +49,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use oci_spec::runtime::Spec;
 
+use crate::error::Result;
 use crate::spec::terminal::WindowSize;
 
 pub use child::create;
@@ -77,6 +78,14 @@ impl Stdio {
     pub fn terminal_of(spec: &Spec) -> Option<Self> {
         let process = spec.process().as_ref().filter(|process| process.terminal().unwrap_or(false))?;
         Some(Self::Terminal { size: WindowSize::of(process) })
+    }
+
+    /// The same without the host's own null device.
+    fn shielded(mut self) -> Result<Self> {
+        if let Self::Files(files) = &mut self {
+            dev::shield(files)?;
+        }
+        Ok(self)
     }
 
     /// The descriptors that a child must keep for it.

@@ -102,3 +102,33 @@ fn no_release_agent_is_set_from_inside() {
     podrun.run_detached("c", &rootfs, ["sleep", "100000"]);
     podrun.cmd(["exec", "c", "--", "sh", "-c", script]).prints(&refused);
 }
+
+/// The host's null device is everybody's: what a container has of it, as a mask or as what it reads from, lets
+/// nobody change its mode, owner and times. (The mode is the one that it has: nothing comes of it if that works.)
+#[test]
+fn the_hosts_null_device_cannot_be_changed_from_inside() {
+    let podrun = Podrun::new();
+    let script = r#"
+        for file in /proc/keys /proc/self/fd/0; do
+            chmod 0666 $file 2>&1 | grep -q "Read-only file system" || echo "changed $file"
+        done
+        echo x >/proc/keys && wc -c </proc/keys && wc -c
+        grep -c " / /proc/keys ro\| /null /proc/keys ro" /proc/self/mountinfo
+    "#;
+    let expected = "0\n0\n1\n";
+    podrun
+        .cmd(["run", "--rm", "--cap-add", "FOWNER", "--rootfs", &busybox(), "--", "sh", "-c", script])
+        .prints(expected);
+    podrun.run_detached("c", &busybox(), ["sleep", "100000"]);
+    podrun.cmd(["exec", "c", "--", "sh", "-c", script]).prints(expected);
+    podrun.sh(&format!("podrun exec -i c -- sh -c '{script}' </dev/null")).prints(expected);
+}
+
+/// The same where the device is the host's because nobody may make one.
+#[test]
+fn nor_where_the_container_has_the_hosts_devices() {
+    let podrun = Podrun::new();
+    let count = r#"grep -c " /dev/[a-z]* ro,nosuid,noexec" /proc/self/mountinfo; echo x >/dev/null; head -c 1 /dev/zero | wc -c"#;
+    let args = ["run", "--rm", "--userns", "auto", "--rootfs", &busybox(), "--", "sh", "-c", count];
+    podrun.cmd(args).prints("6\n1\n");
+}
