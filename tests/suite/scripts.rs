@@ -34,8 +34,7 @@ fn an_empty_variable_of_the_environment_is_none() {
     assert!(output.code == Some(0) && output.err().contains("DEBUG"), "{output}");
     cmd(&["list"]).env("PODRUN_LOG", "loud").fails(2, "PODRUN_LOG");
     // Only the rest of it is missing.
-    let output = podrun.program(PODRUN, [] as [&str; 0]).run();
-    assert!(output.code == Some(2) && output.err().contains("Usage: podrun"), "{output}");
+    podrun.program(PODRUN, [] as [&str; 0]).fails(2, "command: is missing");
 }
 
 #[test]
@@ -107,6 +106,36 @@ fn the_log_of_errors_is_the_one_named_before_the_command() {
     podrun.cmd(["run", "-x", "--rootfs", "/", "--", "tool", "--log", other_text]).fails(125, "-x");
     podrun.cmd(["state", "c", "--log", other_text]).fails(2, "--log");
     assert!(!other.exists(), "that was the command's own option");
+}
+
+#[test]
+fn a_missing_command_is_an_error_in_a_line_and_help_is_a_command() {
+    let podrun = Podrun::new();
+    let log = podrun.dir().join("log");
+    let name = log.to_str().unwrap();
+    for args in [&["--debug"][..], &["--log", name, "--log-format", "json"]] {
+        let failed = podrun.cmd(args).fails(2, "command: is missing");
+        assert!(failed.err().contains("hint: `podrun --help`"), "{failed}");
+    }
+    let record: Value = serde_json::from_slice(&std::fs::read(&log).unwrap()).expect("one JSON object");
+    assert_eq!(record["msg"], "command: is missing");
+    assert_eq!(podrun.cmd(["help"]).ok(), podrun.cmd(["--help"]).ok());
+    assert_eq!(podrun.cmd(["help", "run"]).ok(), podrun.cmd(["run", "--help"]).ok());
+    podrun.cmd(["help", "frob"]).fails(2, "frob");
+}
+
+#[test]
+fn a_negative_value_is_told_what_is_wrong_with_it() {
+    let podrun = Podrun::new();
+    for (line, code, reason) in [
+        ("stop -t -1 c", 2, "'-1' for '--timeout"),
+        ("restart -t -1 c", 2, "'-1' for '--timeout"),
+        ("create c --health-cmd x --health-start-period -1s --rootfs / -- x", 125, "not a length of time"),
+        ("create c --stop-timeout -1 --rootfs / -- x", 125, "'-1' for '--stop-timeout"),
+        ("logs c --since -5m", 2, "not a time"),
+    ] {
+        podrun.cmd(line.split(' ')).fails(code, reason);
+    }
 }
 
 #[test]
