@@ -319,6 +319,7 @@ fn run(mut cli: Cli) -> Outcome {
     host::check()?;
     let cgroups = cli.global.manager()?;
     let roots = roots()?;
+    tracing::debug!(root = %roots.root.display(), run_root = %roots.run_root.display(), ?cgroups);
     match cli.command {
         Command::Create(args) => create::run(&roots, args, cgroups),
         Command::Run(args) => run::run(&roots, args, cgroups),

@@ -38,6 +38,50 @@ fn an_empty_variable_of_the_environment_is_none() {
 }
 
 #[test]
+fn both_programs_say_what_they_do_where_they_are_asked_to() {
+    let podrun = Podrun::new();
+    let run = |id: &str| {
+        let args = ["run", "-d", id, "--restart", "on-failure:1", "--rootfs", &busybox(), "--", "sh", "-c"];
+        podrun.cmd(args.iter().chain(&["trap 'exit 3' TERM; while :; do sleep 0.01; done"]))
+    };
+    let shim_log = |id: &str| podrun.run_root().join(id).join("shim.log");
+    let output = run("c").env("PODRUN_LOG", "DEBUG").run();
+    let pid = podrun.pid("c");
+    for word in ["root=", "podrun-shim", "Launch", &format!("process {pid}"), "Start"] {
+        assert!(output.err().contains(word), "no {word:?} in {output}");
+    }
+    let output = podrun.cmd(["--debug", "exec", "c", "--env", "KEY=secret", "true"]).run();
+    assert!(output.err().contains("connected to") && output.err().contains("it is process"), "{output}");
+    let output = podrun.cmd(["--log-level", "trace", "stop", "c"]).run();
+    assert!(output.err().contains("asks the shim to Stop"), "{output}");
+    podrun.settle();
+    let log = std::fs::read_to_string(shim_log("c")).expect("shim.log");
+    for word in [
+        "the shim of",
+        &format!("init is process {pid}"),
+        "does: OpenGate",
+        "heard: Gate(Ok(()))",
+        "joins the container",
+        "began",
+        "ended: Exited(0)",
+        "does: Deliver",
+        "heard: InitEnded",
+        "drained=true",
+        "heard: Recorded",
+        "does: Answer",
+        "this shim leaves",
+    ] {
+        assert!(log.contains(word), "no {word:?} in {log}");
+    }
+    assert!(!log.contains("secret"), "{log}");
+    // And nothing where nobody asks.
+    run("d").prints("d\n");
+    podrun.cmd(["exec", "d", "true"]).prints("");
+    podrun.cmd(["stop", "d"]).prints("d\n");
+    assert!(!shim_log("d").exists());
+}
+
+#[test]
 fn a_directory_that_was_deleted_is_no_obstacle() {
     let podrun = Podrun::new();
     let script = r#"mkdir gone; cd gone; rmdir ../gone
