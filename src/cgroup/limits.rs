@@ -314,6 +314,16 @@ impl Cgroup {
                 Some(Errno::NOENT) => {
                     "this kernel does not have the file: it was built without it".to_owned()
                 }
+                Some(Errno::INVAL | Errno::RANGE) if *file == "cpuset.cpus" => {
+                    let online =
+                        std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
+                    let error = Error {
+                        what: format!("limit {file} {value:?}"),
+                        why: "names a CPU that is not there, or is not for containers".to_owned(),
+                        ..error
+                    };
+                    return error.hint(format!("this host has the CPUs {}", online.trim()));
+                }
                 Some(Errno::INVAL | Errno::RANGE) => format!("the kernel does not take {value:?}"),
                 // v1 ends no process to make room.
                 Some(Errno::BUSY) if setting.v1.is_some() => "more than that is in use".to_owned(),

@@ -33,8 +33,8 @@ pub(super) struct Args {
     /// Pass our stdin on
     #[arg(long, short)]
     interactive: bool,
-    /// Return at once; the process runs on with nothing attached
-    #[arg(long, short, conflicts_with = "interactive")]
+    /// Return at once; the process runs on with nothing attached, whatever -i says
+    #[arg(long, short)]
     detach: bool,
     /// Give it a terminal
     #[arg(long, short)]

@@ -63,10 +63,6 @@ pub(super) fn usage(error: &clap::Error) -> ExitCode {
             let _ = error.print();
             return ExitCode::SUCCESS;
         }
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
-            eprint(&Cli::command().render_help().to_string());
-            return ExitCode::from(2);
-        }
         _ => {}
     }
     let args: Vec<String> =
@@ -83,6 +79,10 @@ fn explain(error: &clap::Error, args: &[String], intent: &Intent<'_>) -> Error {
         Some(ContextValue::String(text)) => Some(text.as_str()),
         _ => None,
     };
+    let missing = [ErrorKind::MissingSubcommand, ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand];
+    if missing.contains(&error.kind()) {
+        return Error::usage("command", "is missing").hint(intent.help());
+    }
     let argument = string(ContextKind::InvalidArg);
     if let Some(own) = own {
         let mut own = own.clone().kind(Kind::Usage);

@@ -72,9 +72,7 @@ mod walls;
 #[command(
     name = "podrun",
     version,
-    arg_required_else_help = true,
     args_override_self = true,
-    disable_help_subcommand = true,
     after_help = "Example: podrun run --rm --rootfs /:O -- /bin/echo hello"
 )]
 struct Cli {
@@ -169,6 +167,20 @@ enum Format {
     Json,
 }
 
+/// Lets a negative number be a value, so that who reads the value says what is wrong with it.
+fn negative(command: clap::Command) -> clap::Command {
+    command.mut_args(|arg| {
+        let takes = arg.get_action().takes_values() && !arg.is_positional();
+        let is_time = arg.get_value_names().is_some_and(|names| names.iter().any(|name| *name == "TIME"));
+        match takes {
+            // `-5m` is no number to clap.
+            true if is_time => arg.allow_hyphen_values(true),
+            true => arg.allow_negative_numbers(true),
+            false => arg,
+        }
+    })
+}
+
 /// The commands. Each one's arguments are built when it was chosen: building all of them
 /// would take longer than most commands do.
 macro_rules! commands {
@@ -189,7 +201,7 @@ macro_rules! commands {
                             $(.visible_alias($alias))?
                             .about($module::ABOUT)
                             .args_override_self(true)
-                            .defer($module::Args::augment_args),
+                            .defer(|command| negative($module::Args::augment_args(command))),
                     ))+
             }
 
@@ -351,6 +363,7 @@ fn run(mut cli: Cli) -> Outcome {
     host::check()?;
     let cgroups = cli.global.manager()?;
     let roots = roots()?;
+    tracing::debug!(root = %roots.root.display(), run_root = %roots.run_root.display(), ?cgroups);
     match cli.command {
         Command::Create(args) => create::run(&roots, args, cgroups),
         Command::Run(args) => run::run(&roots, args, cgroups),
@@ -397,7 +410,7 @@ mod tests {
         let mut command = Cli::command();
         command.clone().debug_assert();
         command.build();
-        for sub in command.get_subcommands() {
+        for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
             let help = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.contains("Example: podrun"), "{}", sub.get_name());
             assert!(sub.get_about().is_some(), "{}", sub.get_name());

@@ -15,7 +15,8 @@ pub(super) fn parse(text: &str, now: Timestamp) -> Result<Timestamp, String> {
         Timestamp::new(whole.parse().ok()?, format!("{fraction:0<9}").parse().ok()?).ok()
     };
     let age = || {
-        let age: Span = text.parse().ok()?;
+        // What is to come is no age.
+        let age: Span = text.parse().ok().filter(|age: &Span| !age.is_negative())?;
         now.checked_sub(age.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?).ok()
     };
     unix().or_else(|| text.parse().ok()).or_else(age).ok_or_else(|| {

@@ -47,7 +47,10 @@ impl Client {
 
     /// Connects to the shim of a container; `None` where there is none.
     pub fn connect(paths: &ContainerPaths) -> Result<Option<Self>> {
-        Ok(socket::connect(&paths.socket())?.map(Self::new))
+        let socket = socket::connect(&paths.socket())?;
+        let found = if socket.is_some() { "connected to" } else { "nobody listens on" };
+        tracing::debug!("{found} {}", paths.socket().display());
+        Ok(socket.map(Self::new))
     }
 
     /// Sends a request, with `fds` beside it. A shim that is gone shows in the receive that follows.
@@ -167,11 +170,13 @@ impl Client {
     /// Sends a request and waits for its reply, a refusal being an error; `None` where the shim
     /// closed without one: reread the disk.
     pub fn call(&mut self, request: &Request) -> Result<Option<Reply>> {
+        tracing::debug!("asks the shim to {}", name(request));
         self.send(request, &[])?;
-        match self.receive()? {
-            Some((Reply::Refused(error), _)) => Err(error),
-            Some((reply, _)) => Ok(Some(reply)),
-            None => Ok(None),
+        let reply = self.receive()?.map(|(reply, _)| reply);
+        tracing::debug!("the shim says {}", reply.as_ref().map_or("nothing: it is gone".to_owned(), name));
+        match reply {
+            Some(Reply::Refused(error)) => Err(error),
+            other => Ok(other),
         }
     }
 
@@ -197,6 +202,11 @@ impl Client {
         while self.receive()?.is_some() {}
         Ok(())
     }
+}
+
+/// What a request or a reply is called: what is in one may be secret.
+pub(super) fn name(value: &impl std::fmt::Debug) -> String {
+    format!("{value:?}").chars().take_while(char::is_ascii_alphanumeric).collect()
 }
 
 pub(super) fn not_a_shim() -> Error {

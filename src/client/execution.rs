@@ -69,6 +69,7 @@ impl<'a> Execution<'a> {
             Reached::Shim(client) => client,
             Reached::Without(view) => return Ok(Begun::NotRunning(view)),
         };
+        tracing::debug!("asks the shim for a process in {id}");
         let request = Request::Exec(Box::new(Exec { witnessed: true, ..exec }));
         let witness = ask(&mut client, &request, fds)?;
         Ok(Begun::Execution(Self {
@@ -96,6 +97,7 @@ impl<'a> Execution<'a> {
                 Received::Reply(reply, fds) => {
                     self.unanswered = 0;
                     if let Reply::Started { pid, start_time } = *reply {
+                        tracing::debug!("it is process {pid}");
                         self.process = Some(ProcessRef { pid, start_time });
                         self.started = true;
                     }

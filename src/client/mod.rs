@@ -143,14 +143,19 @@ fn spawn(roots: &Roots, id: &ContainerId) -> Result<Client> {
         Some(shims.as_fd()),
     )
     .map_err(|error| Error::io("start", shim, &error))?;
+    tracing::debug!("started {}, and a keeper with it", shim.display());
     Ok(Client::new(ours))
 }
 
 /// Has a new shim do its first `request`. Init's pid.
 fn begin(mut client: Client, request: Request, lock: &Lock) -> Result<(Client, i32)> {
+    tracing::debug!("asks the shim to {}", connection::name(&request));
     client.send(&request, &[lock.as_fd()])?;
     match client.receive()? {
-        Some((Reply::Launched { pid }, _)) => Ok((client, pid)),
+        Some((Reply::Launched { pid }, _)) => {
+            tracing::debug!("the container's init is process {pid}");
+            Ok((client, pid))
+        }
         Some((Reply::Refused(error), _)) => Err(error),
         Some(_) => Err(not_a_shim()),
         None if client.welcomed => Err(Error::failed("the container's shim", "died while it began")),

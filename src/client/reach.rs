@@ -97,10 +97,12 @@ pub(super) fn adopt(roots: &Roots, id: &ContainerId, lock: Lock) -> Result<Optio
     if let Some(init) = init
         && (state.status != Status::Created || !ends_within(init, LAST_BREATH))
     {
+        tracing::debug!("the shim of {id} is lost: another one takes over process {}", init.pid);
         let request = Request::Adopt { id: id.clone(), roots: roots.clone() };
         let (client, _) = begin(spawn(roots, id)?, request, &lock)?;
         return Ok(Some(client));
     }
+    tracing::debug!("the shim of {id} is lost, and its init has ended: records that");
     bury(roots, &paths, state)?;
     Ok(None)
 }

@@ -95,6 +95,7 @@ pub fn create(plan: Plan, cgroup: Option<&Cgroup>, stdio: Stdio, gate: Gate) -> 
             Error::io("start init in", place, &error)
         })?,
     };
+    tracing::debug!("init is process {}, which builds the container", init.pid);
     let mapped = match (&child.plan.userns, tell) {
         (Some(own), Some(tell)) => userns::map(&init, own, &child.plan, &child.stdio, &tell),
         _ => Ok(()),
@@ -111,6 +112,7 @@ pub fn create(plan: Plan, cgroup: Option<&Cgroup>, stdio: Stdio, gate: Gate) -> 
         let _ = signal::send(&init.pidfd, nix::libc::SIGKILL);
         let _ = waitid(WaitId::PidFd(init.pidfd.as_fd()), WaitIdOptions::EXITED);
     })?;
+    tracing::debug!("the container is built: init {} waits at its gate", init.pid);
     Ok(Init { pid: init.pid, pidfd: init.pidfd, gate: supervised.then_some(ours), ending, terminal })
 }
 

@@ -1,6 +1,7 @@
 //! Who the process is and what it may do: the same for init and for a process that joins.
 
 use std::ffi::{CString, OsStr};
+use std::fmt::Display;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -279,11 +280,23 @@ fn own_pipes(identity: &Identity) -> Result<()> {
     let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
     for fd in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
         if is_pipe(fd)? {
-            rustix::fs::fchown(fd, Some(uid), Some(gid))
-                .map_err(|errno| Error::os("give standard output to the container's user", errno))?;
+            rustix::fs::fchown(fd, Some(uid), Some(gid)).map_err(|errno| match errno {
+                Errno::INVAL => unmapped(&format!("user {} or group {}", identity.uid, identity.gid), errno),
+                errno => Error::os("give standard output to the container's user", errno),
+            })?;
         }
     }
     Ok(())
+}
+
+/// That the kernel refused `ids`: its only reason is a user namespace that does not have them.
+fn unmapped(ids: &str, errno: Errno) -> Error {
+    let error = Error::os(format!("become {ids}"), errno);
+    if errno != Errno::INVAL {
+        return error;
+    }
+    Error { why: "not in the container's user namespace".to_owned(), ..error }
+        .hint("--userns auto:size=NUMBER, or map:CONTAINER:HOST:SIZE, says which IDs it has")
 }
 
 /// Whether `fd` is a pipe without a name: a FIFO with one is somebody's file.
@@ -305,9 +318,14 @@ fn become_user(identity: &Identity, plan: &ProcessPlan) -> Result<()> {
     thread::set_keep_capabilities(true).map_err(step("keep capabilities"))?;
     let groups: Vec<Gid> = identity.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
     let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
-    thread::set_thread_groups(&groups).map_err(step("set the supplementary groups"))?;
-    thread::set_thread_res_gid(gid, gid, gid).map_err(step("set the group"))?;
-    thread::set_thread_res_uid(uid, uid, uid).map_err(step("set the user"))?;
+    let unmapped = |what: &str, id: &dyn Display| {
+        let ids = format!("{what} {id}");
+        move |errno| unmapped(&ids, errno)
+    };
+    let listed = identity.groups.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    thread::set_thread_groups(&groups).map_err(unmapped("one of the groups", &listed))?;
+    thread::set_thread_res_gid(gid, gid, gid).map_err(unmapped("group", &identity.gid))?;
+    thread::set_thread_res_uid(uid, uid, uid).map_err(unmapped("user", &identity.uid))?;
     thread::set_keep_capabilities(false).map_err(step("keep capabilities"))?;
     let Some(capabilities) = capabilities else { return Ok(()) };
     set_capabilities(capabilities, plan.to_load_filter())?;

@@ -204,6 +204,7 @@ pub fn exec(
     let view = cgroup.map(Cgroup::view).transpose()?;
     let clone = Clone3 { namespaces: 0, cgroup: view, keep: &keep };
     let Cloned { pid, pidfd } = usher(&child, &clone)?;
+    tracing::debug!("process {pid} joins the container");
     Ok(Execed { pid, pidfd, report })
 }
 

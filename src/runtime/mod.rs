@@ -135,6 +135,7 @@ fn release(paths: &ContainerPaths) -> Result<()> {
         Errno::CONNREFUSED => Error::failed("start", "init ended before it was released"),
         errno => Error::at("connect to", paths.gate(), errno),
     })?;
+    tracing::debug!("opens the gate {}", paths.gate().display());
     gate::go(&socket)?;
     let mut report = Vec::new();
     File::from(socket)

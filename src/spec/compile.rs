@@ -307,7 +307,11 @@ fn linux(options: &Options, process: &Process, host: &Host) -> Result<Linux> {
     }
     let seccomp = host.seccomp.as_ref().map(|text| {
         let bounding = process.capabilities().as_ref().and_then(|sets| sets.bounding().clone());
-        profile::resolve(text, &bounding.unwrap_or_default(), host.kernel)
+        let resolved = profile::resolve(text, &bounding.unwrap_or_default(), host.kernel);
+        resolved.map_err(|error| match &walls.security.seccomp {
+            Profile::File(path) => error.at_file(path),
+            _ => error,
+        })
     });
     let hidden = |paths: &[&str]| {
         let paths = if walls.privileged { &[] } else { paths };

@@ -121,7 +121,13 @@ fn linux(spec: &Spec, linux: &Linux) -> Result<()> {
     for name in linux.sysctl().iter().flatten().map(|(name, _)| name) {
         if !sysctl_owner(name).is_some_and(|kind| kinds.contains(&(kind as u32))) {
             let why = "is not a setting of a namespace that the container has of its own";
-            return Err(wrong(format!("linux.sysctl {name}"), why));
+            let error = wrong(format!("linux.sysctl {name}"), why);
+            return Err(match sysctl_owner(name) {
+                Some(LinuxNamespaceType::Network) => {
+                    error.hint("with --network none the container has a network of its own")
+                }
+                _ => error,
+            });
         }
     }
     let offsets = linux.time_offsets().as_ref().is_some_and(|offsets| !offsets.is_empty());
@@ -175,7 +181,8 @@ fn user_namespace(spec: &Spec, linux: &Linux, has_one: bool) -> Result<()> {
             return Err(wrong(field, "does not map root, who builds the container"));
         }
         if user.username().is_none() && idmap::to_host(ranges, id).is_none() {
-            return Err(wrong(field, format!("does not map the process's own ID {id}")));
+            return Err(wrong(field, format!("does not map the process's own ID {id}"))
+                .hint("--userns auto:size=NUMBER, or map:CONTAINER:HOST:SIZE, says which IDs it has"));
         }
     }
     Ok(())

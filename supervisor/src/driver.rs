@@ -395,7 +395,9 @@ impl Driver<'_> {
     async fn on(&mut self, event: Event) {
         let mut events = vec![event];
         while let Some(event) = events.pop() {
+            tracing::debug!("heard: {event:?}");
             for action in self.machine.on(event) {
+                tracing::debug!("does: {action:?}");
                 events.extend(self.perform(action).await);
             }
             if self.remembered != *self.machine.memory() {

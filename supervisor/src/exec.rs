@@ -76,12 +76,14 @@ pub(crate) fn watch(
             Ok((report, fds)) => launch::gate::outcome(&report).map(|()| launch::gate::terminal(fds)),
             Err(error) => Err(error),
         };
+        tracing::debug!("exec: process {pid} began: {outcome:?}");
         if outcome.is_ok() {
             executed(pid);
         }
         let _ = started_sender.send((outcome, starting));
         // Told first: if this shim dies in between, the next one finds the zombie with the keeper.
         if let Some(ending) = end_of(&process).await {
+            tracing::debug!("exec: process {pid} ended: {ending:?}");
             let (told_sender, told) = oneshot::channel();
             if ended_sender.send((ending, Told { _debt: debt, _told: told_sender })).is_ok() {
                 // A zombie holds up the end of its namespace's init, and so no client may hold it up.

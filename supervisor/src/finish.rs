@@ -56,6 +56,7 @@ impl Driver<'_> {
         } else {
             let _ = std::fs::remove_file(self.paths.socket());
         }
+        tracing::debug!("this shim leaves");
         // Last of all: until here the next shim would have to go on.
         self.keep.order(Order::Release);
         Ok(())

@@ -145,6 +145,8 @@ fn supervise(
     exits: Exits,
     execs: Vec<Carried>,
 ) -> Result<()> {
+    let (id, pid) = (&owned.facts.state.id, rustix::process::getpid());
+    tracing::debug!(version = env!("CARGO_PKG_VERSION"), "the shim of {id} is process {pid}");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -159,11 +161,9 @@ fn supervise(
 }
 
 fn log_to(paths: &ContainerPaths) {
-    let level = match std::env::var("PODRUN_LOG").as_deref() {
-        Ok("debug") => tracing::Level::DEBUG,
-        Ok("trace") => tracing::Level::TRACE,
-        _ => tracing::Level::INFO,
-    };
+    // The command has looked at it: a level in any case.
+    let level = std::env::var("PODRUN_LOG").unwrap_or_default().parse();
+    let level = level.unwrap_or(tracing::Level::INFO).max(tracing::Level::INFO);
     // Set once, here; a second one cannot happen.
     let _ = tracing::subscriber::set_global_default(Diary::new(paths.shim_log(), level));
     std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));

@@ -135,6 +135,9 @@ fn a_detached_one_survives_its_command() {
     podrun.cmd(["exec", "-d", "c", "--", "sleep", "4242"]).ok();
     let table = podrun.cmd(["ps", "c"]).ok();
     assert!(table.contains("sleep 4242"), "{table}");
+    // What nobody is there to type it has an end.
+    podrun.cmd(["exec", "-d", "-i", "c", "--", "sh", "-c", "cat; exec sleep 4244"]).ok();
+    while !podrun.cmd(["ps", "c"]).ok().contains("sleep 4244") {}
     podrun.cmd(["exec", "-d", "c", "--", "no-such-thing"]).fails(127, "executable file not found in");
     // Its three streams are /dev/null: nothing of it in the log, and nobody waits for it.
     let script = r#"x=$(podrun exec -d c -- sh -c 'echo x; exec sleep 4243'); echo returned"#;

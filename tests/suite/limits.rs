@@ -55,6 +55,17 @@ fn a_limit_of_io_or_cpus_holds_or_is_refused_with_the_reason() {
 }
 
 #[test]
+fn a_cpu_that_is_not_there_is_named() {
+    if !has_limits(["cpuset"]) {
+        return;
+    }
+    let podrun = Podrun::new();
+    let args = ["run", "c", "--rootfs", &busybox(), "--cpuset-cpus", "99999", "--", "true"];
+    let failed = podrun.cmd(args).fails(125, "cpuset.cpus \"99999\": names a CPU that is not there");
+    assert!(failed.err().contains("hint: this host has the CPUs 0"), "{failed}");
+}
+
+#[test]
 fn a_limit_that_makes_no_sense_leaves_nothing() {
     let podrun = Podrun::new();
     for (flag, value) in [

@@ -34,8 +34,51 @@ fn an_empty_variable_of_the_environment_is_none() {
     assert!(output.code == Some(0) && output.err().contains("DEBUG"), "{output}");
     cmd(&["list"]).env("PODRUN_LOG", "loud").fails(2, "PODRUN_LOG");
     // Only the rest of it is missing.
-    let output = podrun.program(PODRUN, [] as [&str; 0]).run();
-    assert!(output.code == Some(2) && output.err().contains("Usage: podrun"), "{output}");
+    podrun.program(PODRUN, [] as [&str; 0]).fails(2, "command: is missing");
+}
+
+#[test]
+fn both_programs_say_what_they_do_where_they_are_asked_to() {
+    let podrun = Podrun::new();
+    let run = |id: &str| {
+        let args = ["run", "-d", id, "--restart", "on-failure:1", "--rootfs", &busybox(), "--", "sh", "-c"];
+        podrun.cmd(args.iter().chain(&["trap 'exit 3' TERM; while :; do sleep 0.01; done"]))
+    };
+    let shim_log = |id: &str| podrun.run_root().join(id).join("shim.log");
+    let output = run("c").env("PODRUN_LOG", "DEBUG").run();
+    let pid = podrun.pid("c");
+    for word in ["root=", "podrun-shim", "Launch", &format!("process {pid}"), "Start"] {
+        assert!(output.err().contains(word), "no {word:?} in {output}");
+    }
+    let output = podrun.cmd(["--debug", "exec", "c", "--env", "KEY=secret", "true"]).run();
+    assert!(output.err().contains("connected to") && output.err().contains("it is process"), "{output}");
+    let output = podrun.cmd(["--log-level", "trace", "stop", "c"]).run();
+    assert!(output.err().contains("asks the shim to Stop"), "{output}");
+    podrun.settle();
+    let log = std::fs::read_to_string(shim_log("c")).expect("shim.log");
+    for word in [
+        "the shim of",
+        &format!("init is process {pid}"),
+        "does: OpenGate",
+        "heard: Gate(Ok(()))",
+        "joins the container",
+        "began",
+        "ended: Exited(0)",
+        "does: Deliver",
+        "heard: InitEnded",
+        "drained=true",
+        "heard: Recorded",
+        "does: Answer",
+        "this shim leaves",
+    ] {
+        assert!(log.contains(word), "no {word:?} in {log}");
+    }
+    assert!(!log.contains("secret"), "{log}");
+    // And nothing where nobody asks.
+    run("d").prints("d\n");
+    podrun.cmd(["exec", "d", "true"]).prints("");
+    podrun.cmd(["stop", "d"]).prints("d\n");
+    assert!(!shim_log("d").exists());
 }
 
 #[test]
@@ -107,6 +150,36 @@ fn the_log_of_errors_is_the_one_named_before_the_command() {
     podrun.cmd(["run", "-x", "--rootfs", "/", "--", "tool", "--log", other_text]).fails(125, "-x");
     podrun.cmd(["state", "c", "--log", other_text]).fails(2, "--log");
     assert!(!other.exists(), "that was the command's own option");
+}
+
+#[test]
+fn a_missing_command_is_an_error_in_a_line_and_help_is_a_command() {
+    let podrun = Podrun::new();
+    let log = podrun.dir().join("log");
+    let name = log.to_str().unwrap();
+    for args in [&["--debug"][..], &["--log", name, "--log-format", "json"]] {
+        let failed = podrun.cmd(args).fails(2, "command: is missing");
+        assert!(failed.err().contains("hint: `podrun --help`"), "{failed}");
+    }
+    let record: Value = serde_json::from_slice(&std::fs::read(&log).unwrap()).expect("one JSON object");
+    assert_eq!(record["msg"], "command: is missing");
+    assert_eq!(podrun.cmd(["help"]).ok(), podrun.cmd(["--help"]).ok());
+    assert_eq!(podrun.cmd(["help", "run"]).ok(), podrun.cmd(["run", "--help"]).ok());
+    podrun.cmd(["help", "frob"]).fails(2, "frob");
+}
+
+#[test]
+fn a_negative_value_is_told_what_is_wrong_with_it() {
+    let podrun = Podrun::new();
+    for (line, code, reason) in [
+        ("stop -t -1 c", 2, "'-1' for '--timeout"),
+        ("restart -t -1 c", 2, "'-1' for '--timeout"),
+        ("create c --health-cmd x --health-start-period -1s --rootfs / -- x", 125, "not a length of time"),
+        ("create c --stop-timeout -1 --rootfs / -- x", 125, "'-1' for '--stop-timeout"),
+        ("logs c --since -5m", 2, "not a time"),
+    ] {
+        podrun.cmd(line.split(' ')).fails(code, reason);
+    }
 }
 
 #[test]

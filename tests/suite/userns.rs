@@ -298,3 +298,20 @@ fn a_wrong_map_is_an_error_and_leaves_nothing() {
     podrun.cmd(args).fails(125, "map the owners of /proc");
     podrun.cmd(["list", "-q"]).prints("");
 }
+
+#[test]
+fn who_is_not_in_the_user_namespace_is_named() {
+    let podrun = Podrun::new();
+    let run = |options: &[&str]| {
+        let args = [&["run", "c", "--rootfs", &overlay(busybox())], options, &["--", "sleep", "1000"]];
+        podrun.cmd(args.concat())
+    };
+    let hint = |output: crate::harness::Output| assert!(output.err().contains("hint: --userns"), "{output}");
+    hint(run(&["--userns", "auto", "-u", "70000"]).fails(125, "user 70000"));
+    hint(run(&["--userns", "auto", "-u", "0:70000"]).fails(125, "ID 70000"));
+    run(&["-d", "--userns", "auto:size=100"]).prints("c\n");
+    let user = |user| podrun.cmd(["exec", "-u", user, "c", "true"]);
+    hint(user("7:65534").fails(125, "group 65534: not in the container's user namespace"));
+    hint(user("65534:7").fails(125, "65534"));
+    user("7:7").exits(0);
+}

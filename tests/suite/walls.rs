@@ -283,6 +283,7 @@ fn bad_walls_are_refused_and_nothing_is_left() {
     let profile = podrun.dir().join("profile.json");
     std::fs::write(&profile, "{\"defaultAction\": \"SCMP_ACT_SHRUG\"}").unwrap();
     let broken = format!("seccomp={}", profile.display());
+    let name = profile.to_str().unwrap();
     let rootfs = busybox();
     for (options, reason) in [
         (&["--cap-add", "FLY"][..], "FLY"),
@@ -291,7 +292,10 @@ fn bad_walls_are_refused_and_nothing_is_left() {
         (&["--security-opt", "sandbox=yes"], "sandbox"),
         (&["--security-opt", "seccomp=/no/such/file"], "/no/such/file"),
         (&["--security-opt", &broken], "SCMP_ACT_SHRUG"),
+        (&["--security-opt", &broken], name),
         (&["--user", "nosuch"], "nosuch"),
+        (&["-u", "-1"], "user -1"),
+        (&["--sysctl", "net.core.somaxconn=1"], "hint: with --network none"),
         (&["--group-add", "nosuch"], "nosuch"),
         (&["--group-add", "a,b"], "a,b"),
         (&["--ulimit", "wings=2"], "wings"),

@@ -38,6 +38,7 @@ impl Driver<'_> {
             tracing::warn!("{error}");
         }
         let drained = self.logger.drain(verdict.next == Next::End).await;
+        tracing::debug!(drained, "the pipes are drained");
         record::logged(&mut record, drained, &self.state);
         self.state.status = Status::Stopped;
         match verdict.next {
