@@ -338,3 +338,21 @@ fn a_missing_directory_is_never_a_missing_command() {
     assert!(output.err().contains("/no/such/dir"), "{output}");
     assert!(!output.err().contains("executable file not found") && output.code != Some(127), "{output}");
 }
+
+/// What a container has nested deeper than anybody can name goes with it, and so does what an earlier one left.
+#[test]
+fn a_deep_tree_and_leftovers_go() {
+    let podrun = Podrun::new();
+    let dig = r#"import os
+for _ in range(1500): os.mkdir("d"); os.chdir("d")"#;
+    let run = format!("ulimit -n 200; podrun run --rm c --rootfs $ROOTFS:O -- python3 -c '{dig}'");
+    podrun.sh(&run).exits(0);
+    podrun.settle();
+    assert_eq!(std::fs::read_dir(podrun.root().join("containers")).expect("the store").count(), 0);
+    // One that died before it had removed all.
+    let record =
+        r#"{"version":1,"exitCode":42,"exitSignal":null,"core":false,"oomKilled":false,"oomKills":0}"#;
+    std::fs::create_dir(podrun.run_root().join("c")).expect("make a directory");
+    std::fs::write(podrun.run_root().join("c/exit.json"), record).expect("write a file");
+    podrun.cmd(["run", "--rm", "c", "--rootfs", &busybox(), "--", "echo", "hi"]).prints("hi\n");
+}
