@@ -356,3 +356,26 @@ for _ in range(1500): os.mkdir("d"); os.chdir("d")"#;
     std::fs::write(podrun.run_root().join("c/exit.json"), record).expect("write a file");
     podrun.cmd(["run", "--rm", "c", "--rootfs", &busybox(), "--", "echo", "hi"]).prints("hi\n");
 }
+
+/// A FIFO would be waited for, by everybody who looks at any container.
+#[test]
+fn what_is_no_file_in_the_place_of_one_is_told() {
+    let podrun = Podrun::new();
+    podrun.cmd(["run", "whole", "--rootfs", &busybox(), "--", "true"]).exits(0);
+    let damages = [
+        "rm state.json; mkfifo state.json",
+        "rm state.json; mkdir state.json",
+        "rm spec.json; mkfifo spec.json",
+    ];
+    for damage in damages {
+        podrun.cmd(["run", "c", "--rootfs", &busybox(), "--", "true"]).exits(0);
+        podrun.settle();
+        podrun.sh(&format!("cd {}; {damage}", podrun.container_dir("c").display())).exits(0);
+        let command = if damage.contains("state") { "state" } else { "start" };
+        let output = podrun.cmd([command, "c"]).fails(1, "it is not a regular file");
+        assert!(output.err().contains("hint: `podrun delete -f"), "{output}");
+        let list = podrun.cmd(["list"]).run();
+        assert!(list.out().lines().any(|line| line.starts_with("whole ")), "{list}");
+        podrun.cmd(["delete", "-f", "c"]).prints("c\n");
+    }
+}
