@@ -379,3 +379,24 @@ fn what_is_no_file_in_the_place_of_one_is_told() {
         podrun.cmd(["delete", "-f", "c"]).prints("c\n");
     }
 }
+
+/// The caller's mask does not take podrun's own files from podrun, and is none of the container's.
+#[test]
+fn a_umask_of_the_caller_changes_nothing() {
+    let podrun = Podrun::new();
+    podrun
+        .sh("umask 777; podrun run c --rootfs $BUSYBOX -- sh -c umask; stat -c %a $PODRUN_ROOT/containers $PODRUN_ROOT/containers/c $PODRUN_RUN_ROOT/c")
+        .prints("0022\n700\n700\n700\n");
+}
+
+/// Too few descriptors are told before anything is done.
+#[test]
+fn too_few_descriptors_are_told() {
+    let podrun = Podrun::new();
+    for few in [16, 20, 40] {
+        let run = format!("ulimit -n {few}; podrun run --rm c --rootfs $BUSYBOX -- true");
+        let output = podrun.sh(&run).fails(125, "this process may have");
+        assert!(output.err().contains("ulimit -n"), "{output}");
+    }
+    podrun.sh("ulimit -n 64; podrun run --rm c --rootfs $BUSYBOX -- true; podrun run --init -i --rm c --rootfs $BUSYBOX -- true </dev/null").exits(0);
+}
