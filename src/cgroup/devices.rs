@@ -197,8 +197,13 @@ impl Cgroup {
 
     fn enforce(&self, resources: Option<&LinuxResources>, again: bool) -> Result<()> {
         let failed = |error: std::io::Error| {
-            Error::io("restrict the devices of", self.path(), &error)
-                .hint("podrun needs a kernel with CONFIG_CGROUP_BPF")
+            let failed = Error::io("restrict the devices of", self.path(), &error);
+            match failed.errno() {
+                Some(Errno::NOSYS | Errno::INVAL | Errno::PERM) => {
+                    failed.hint("podrun needs a kernel with CONFIG_CGROUP_BPF")
+                }
+                _ => failed,
+            }
         };
         let old = if again { bpf::device_program(self.as_fd()).map_err(failed)? } else { None };
         let program = match (compile(&rules(resources)?), &old) {

@@ -16,6 +16,7 @@ use podrun::state::publish::{self, Durability};
 use podrun::state::{Ending, store};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use super::container::{WINDOW, not_running, own_window, variables};
 use super::session::{self, Left};
@@ -28,7 +29,9 @@ pub(super) const ABOUT: &str = "Run a process inside a running container";
 
 #[derive(Debug, clap::Args)]
 #[command(about = ABOUT, after_help = "Example: podrun exec web --env FOO=bar --cwd /tmp -- /bin/sh -c 'pwd; echo $FOO'\n\
-             Example: podrun exec -it web bash")]
+             Example: podrun exec -it web bash\n\
+             Without -t the process gets our own standard output and error, and with -i our own standard input: it may \n\
+             do with them what we may. From a terminal, `-t` gives it one of its own. What it gets must be no directory.")]
 pub(super) struct Args {
     /// Pass our stdin on
     #[arg(long, short)]
@@ -196,6 +199,10 @@ fn by_shim(roots: &Roots, args: Args) -> Outcome {
     }
 }
 
+/// The signals that end this command while the process is not its own yet: in a container that froze meanwhile it
+/// may be long in coming.
+const ENDING: [i32; 4] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM];
+
 /// How an exec was left.
 enum Attended {
     Detached,
@@ -207,7 +214,7 @@ enum Attended {
 fn sit(
     process: &mut Execution<'_>,
     interactive: bool,
-    signals: Signals,
+    mut signals: Signals,
     pid_file: Option<&Path>,
 ) -> Result<Option<Attended>> {
     let master = loop {
@@ -225,9 +232,15 @@ fn sit(
             Received::Closed => return Ok(None),
             Received::NotYet => {}
         }
-        match poll(&mut [PollFd::new(process, PollFlags::IN)], None) {
+        let mut fds = [PollFd::new(process, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];
+        match poll(&mut fds, None) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(Error::os("poll", errno)),
+        }
+        if let Some(signal) = signals.pending().find(|signal| ENDING.contains(signal))
+            && process.withdraw()
+        {
+            return Ok(Some(Attended::Signalled(signal)));
         }
     };
     let master = master.ok_or_else(|| Error::failed("exec", "the shim passed no terminal"))?;
@@ -276,6 +289,9 @@ fn attend(
         if fds.get(1).is_some_and(|fd| !fd.revents().is_empty()) {
             drop(fds);
             for signal in signals.iter_mut().flat_map(Signals::pending) {
+                if ENDING.contains(&signal) && process.withdraw() {
+                    return Ok(Some(Attended::Signalled(signal)));
+                }
                 process.signal(signal)?;
             }
         }

@@ -271,6 +271,21 @@ impl Command {
     }
 }
 
+impl Command {
+    /// Whether it starts a shim, or a process in a container.
+    fn makes_processes(&self) -> bool {
+        matches!(
+            self,
+            Self::Create(_)
+                | Self::Run(_)
+                | Self::Start(_)
+                | Self::Restart(_)
+                | Self::Exec(_)
+                | Self::Recover(_)
+        )
+    }
+}
+
 /// What a command returns: its exit code, or everything that went wrong.
 type Outcome = Result<u8, Errors>;
 
@@ -346,6 +361,7 @@ pub(crate) fn main() -> ExitCode {
 }
 
 fn run(mut cli: Cli) -> Outcome {
+    host::keep_own_files();
     environment::complete(&mut cli.global)?;
     trace::start(&cli.global);
     // What only tells about podrun needs neither root nor a kernel.
@@ -361,6 +377,9 @@ fn run(mut cli: Cli) -> Outcome {
         return doctor::run(&roots()?, args);
     }
     host::check()?;
+    if cli.command.makes_processes() {
+        host::check_descriptors()?;
+    }
     let cgroups = cli.global.manager()?;
     let roots = roots()?;
     tracing::debug!(root = %roots.root.display(), run_root = %roots.run_root.display(), ?cgroups);

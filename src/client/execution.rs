@@ -117,6 +117,15 @@ impl<'a> Execution<'a> {
         self.process.is_some()
     }
 
+    /// Ends what has not become the command yet. False: it has, or may have.
+    pub fn withdraw(&mut self) -> bool {
+        if !self.started {
+            // A shim that is gone has nothing to withdraw.
+            let _ = self.signal(nix::libc::SIGKILL);
+        }
+        !self.started
+    }
+
     /// Sends the process a signal.
     pub fn signal(&mut self, signal: i32) -> Result<()> {
         self.client.send(&Request::ExecSignal { signal }, &[])

@@ -202,3 +202,21 @@ fn make_configured(root: &OwnedFd, device: &LinuxDevice) -> Result<()> {
     }
     rustix::fs::chownat(&parent, name, uid, gid, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).map_err(failed)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::super::Stdio;
+    use super::*;
+
+    #[test]
+    fn no_place_in_the_hosts_files_is_given_as_stdio() {
+        let null = || File::open("/dev/null").unwrap().into();
+        let path = rustix::fs::open("/etc/passwd", OFlags::PATH, Mode::empty()).unwrap();
+        for (file, why) in [(File::open("/").unwrap().into(), "a directory"), (path, "O_PATH")] {
+            let error = Stdio::Files([null(), null(), file]).shielded().unwrap_err();
+            assert!(error.what.contains("standard error") && error.why.contains(why), "{error}");
+        }
+    }
+}

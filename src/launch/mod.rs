@@ -48,8 +48,9 @@ mod usher;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use oci_spec::runtime::Spec;
+use rustix::fs::{FileType, OFlags};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::spec::terminal::WindowSize;
 
 pub use child::create;
@@ -83,6 +84,9 @@ impl Stdio {
     /// The same without the host's own null device.
     fn shielded(mut self) -> Result<Self> {
         if let Self::Files(files) = &mut self {
+            for (file, what) in files.iter().zip(["standard input", "standard output", "standard error"]) {
+                no_way_out(file, what)?;
+            }
             dev::shield(files)?;
         }
         Ok(self)
@@ -97,6 +101,24 @@ impl Stdio {
         .iter()
         .map(AsFd::as_fd)
     }
+}
+
+/// Refuses a directory, and what was opened only to be a place in a file system: from the host's, a process inside
+/// would come to all of its files by `openat` or `fchdir` (CVE-2024-21626).
+fn no_way_out(file: &OwnedFd, what: &str) -> Result<()> {
+    let failed = |errno| Error::os(format!("look at {what}"), errno);
+    let refused = |why: &str| {
+        Err(Error::failed(format!("give a container its {what}"), why)
+            .hint("what is inside could go from there to every file of the host"))
+    };
+    let kind = FileType::from_raw_mode(rustix::fs::fstat(file).map_err(failed)?.st_mode);
+    if kind == FileType::Directory {
+        return refused("it is a directory");
+    }
+    if rustix::fs::fcntl_getfl(file).map_err(failed)?.contains(OFlags::PATH) {
+        return refused("it was opened with O_PATH");
+    }
+    Ok(())
 }
 
 /// The init of a container: built, and waiting just before `execve`.

@@ -95,6 +95,9 @@ pub fn exec(roots: &Roots, id: &ContainerId, wanted: &Process, beside: Beside<'_
     if cgroup.is_none() && state.has_cgroup() {
         return Err(gone());
     }
+    if cgroup.as_ref().is_some_and(|cgroup| cgroup.is_frozen().unwrap_or(false)) {
+        return refused("container is paused".to_owned());
+    }
     let execed = launch::exec(plan, init.as_fd(), cgroup.as_ref(), stdio, None)?;
     let (pid, running) = (execed.pid, Running(execed.pidfd));
     let outcome = gate::read_report(&execed.report)

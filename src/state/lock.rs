@@ -14,6 +14,7 @@ use std::path::Path;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
+use super::publish::regular;
 use crate::error::{Error, Result};
 
 /// The held lock of one container. It ends when the last descriptor of the open file is closed.
@@ -87,7 +88,7 @@ impl Lock {
 
     /// Whether somebody holds the lock at `path`. Takes nothing.
     pub fn is_held(path: &Path) -> Result<bool> {
-        let file = match OpenOptions::new().read(true).write(true).open(path) {
+        let file = match regular(OpenOptions::new().read(true).write(true), path) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(Error::io("lock", path, &error)),
@@ -126,7 +127,7 @@ impl From<Lock> for OwnedFd {
 }
 
 fn open(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+    regular(OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600), path)
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ pub mod lock;
 pub mod process;
 pub mod publish;
 pub mod store;
+mod tree;
 
 /// The version of `state.json` and `exit.json` that this build writes.
 pub const STATE_VERSION: u32 = 1;

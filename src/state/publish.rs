@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use nix::libc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -12,6 +13,8 @@ use crate::error::{Error, Result};
 
 /// How much a file of podrun's own may hold: far more than any real one, far less than memory.
 const MAX_FILE: u64 = 64 << 20;
+
+const DAMAGED: &str = "`podrun delete -f ID` removes a container whose files are damaged";
 
 /// How much nearly all of them hold.
 const USUAL: usize = 8 << 10;
@@ -57,19 +60,35 @@ pub fn json<T: Serialize>(path: &Path, value: &T, durability: Durability) -> Res
     bytes(path, &text, durability)
 }
 
+/// Opens a file that podrun wrote. A FIFO or a device in its place, which would be waited for or would act, is none,
+/// nor is a link.
+pub(super) fn regular(options: &mut OpenOptions, path: &Path) -> std::io::Result<File> {
+    let file = options.custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_NOFOLLOW).open(path);
+    let file = file.map_err(|error| match error.raw_os_error() {
+        // A link, a socket, a directory that is to be written, a FIFO that nobody reads.
+        Some(libc::ELOOP | libc::ENXIO | libc::EISDIR) => irregular(),
+        _ => error,
+    })?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(irregular()) }
+}
+
+fn irregular() -> std::io::Error {
+    std::io::Error::other("it is not a regular file")
+}
+
 /// Reads JSON that podrun wrote; `None` where the file is absent.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
-    let file = match File::open(path) {
+    let file = match regular(OpenOptions::new().read(true), path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::io("read", path, &error)),
+        Err(error) => return Err(Error::io("read", path, &error).hint(DAMAGED)),
     };
     // One read for what nearly every file holds, instead of one for each doubling of a buffer.
     let mut text = Vec::with_capacity(USUAL);
     file.take(MAX_FILE).read_to_end(&mut text).map_err(|error| Error::io("read", path, &error))?;
     serde_json::from_slice(&text).map(Some).map_err(|error| {
         Error::failed(format!("read {}", path.display()), format!("not a file podrun wrote: {error}"))
-            .hint("`podrun delete -f ID` removes a container whose files are damaged")
+            .hint(DAMAGED)
     })
 }
 
@@ -86,6 +105,20 @@ mod tests {
         std::fs::create_dir(dir.path().join("a.json.tmp")).unwrap();
         assert!(json(&path, &2, Durability::Atomic).is_err());
         assert_eq!(read_json::<i32>(&path).unwrap(), Some(1));
+    }
+
+    #[test]
+    fn what_is_no_file_is_neither_read_nor_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let link = dir.path().join("link");
+        std::fs::write(dir.path().join("file"), "1").unwrap();
+        std::os::unix::fs::symlink("file", &link).unwrap();
+        for path in [&fifo, &link, Path::new("/dev/null"), dir.path()] {
+            let error = read_json::<i32>(path).unwrap_err();
+            assert!(error.why.contains("not a regular file") && error.hint.is_some(), "{error}");
+        }
     }
 
     #[test]

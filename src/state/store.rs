@@ -22,7 +22,7 @@ use crate::state::health::HealthState;
 use crate::state::lock::Lock;
 use crate::state::process::boot_id;
 use crate::state::publish::{self, Durability};
-use crate::state::{ExitRecord, Mode, State, Status};
+use crate::state::{ExitRecord, Mode, State, Status, tree};
 
 /// Creates `dir` and what is missing above it, mode 0700.
 pub fn make_dir(dir: &Path) -> Result<()> {
@@ -60,7 +60,10 @@ pub fn insert(
             .hint(format!("choose another ID, or remove it first: `podrun delete -f {id}`")));
     }
     make_dir(&roots.containers())?;
-    sweep(roots, id);
+    // What a crash left under another name is in nobody's way. What lies in the volatile directory would be taken
+    // for this container's: another one's exit record, for example.
+    let _ = sweep(roots, id).inspect_err(|error| tracing::warn!("{error}"));
+    remove_tree(&paths.run_dir)?;
     let new = ContainerPaths {
         dir: roots.containers().join(format!(".new-{id}-{}", std::process::id())),
         ..paths.clone()
@@ -72,7 +75,7 @@ pub fn insert(
     match result {
         Ok(()) => Ok(paths),
         Err(error) => {
-            let _ = std::fs::remove_dir_all(&new.dir);
+            let _ = remove_tree(&new.dir);
             Err(error)
         }
     }
@@ -88,28 +91,14 @@ pub fn remove(roots: &Roots, id: &ContainerId) -> Result<()> {
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => return Err(Error::io("remove", &paths.dir, &error)),
     }
-    // A descriptor for each level of what a container may have nested.
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    let most = rustix::process::Rlimit { current: limit.maximum, ..limit };
-    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, most);
     for dir in [&old, &paths.run_dir] {
-        remove_tree(dir).map_err(|error| Error::io("remove", dir, &error))?;
+        remove_tree(dir)?;
     }
-    sweep(roots, id);
-    Ok(())
+    sweep(roots, id)
 }
 
-/// Removes a directory with all that is in it. A process that is about to end may put something there
-/// meanwhile, a line about a file that it did not find, for example: then once more.
-fn remove_tree(dir: &Path) -> std::io::Result<()> {
-    let mut tries = 100;
-    loop {
-        match std::fs::remove_dir_all(dir) {
-            Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty && tries > 0 => tries -= 1,
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => return Ok(()),
-        }
-    }
+fn remove_tree(dir: &Path) -> Result<()> {
+    tree::remove(dir).map_err(|errno| Error::at("remove", dir, errno))
 }
 
 /// Whether a crash left something of `id` under another name.
@@ -130,11 +119,9 @@ fn leftovers(roots: &Roots, id: &ContainerId) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Removes what a crash left of `id` under another name. Best effort: it is in nobody's way.
-fn sweep(roots: &Roots, id: &ContainerId) {
-    for dir in leftovers(roots, id) {
-        let _ = std::fs::remove_dir_all(dir);
-    }
+/// Removes what a crash left of `id` under another name: as much as goes, then the first failure is told.
+fn sweep(roots: &Roots, id: &ContainerId) -> Result<()> {
+    leftovers(roots, id).iter().fold(Ok(()), |swept, dir| swept.and(remove_tree(dir)))
 }
 
 /// A container as it is now: what its files say, held against the processes that live.

@@ -386,6 +386,11 @@ impl Driver<'_> {
                 Event::Gone(ticket)
             }
         };
+        // The kernel's word counts: a container that may freeze itself, or the host, has not asked podrun.
+        let matters = matches!(event, Event::Exec(_) | Event::Resume(_) | Event::Stop { .. });
+        if matters && self.cgroup.as_ref().is_some_and(|cgroup| cgroup.is_frozen().unwrap_or(false)) {
+            self.on(Event::StandsStill).await;
+        }
         self.on(event).await;
         self.execs.remove(&ticket);
         self.updates.remove(&ticket);

@@ -128,8 +128,10 @@ impl Driver<'_> {
     fn delete(&mut self) {
         let result = store::remove(&self.roots, &self.state.id)
             .and_then(|()| self.lock.take().map_or(Ok(()), |lock| lock.remove(&self.paths.lock)));
-        if result.is_ok() {
-            self.tell(What::Delete);
+        match &result {
+            Ok(()) => self.tell(What::Delete),
+            // Where its file is still there: nobody may be left to hear it otherwise.
+            Err(error) => tracing::error!("{error}"),
         }
         for ticket in self.machine.deleters().to_vec() {
             let reply = match &result {

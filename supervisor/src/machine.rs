@@ -168,6 +168,7 @@ impl Machine {
             Event::Pause(ticket) => self.pause(ticket),
             Event::Frozen(outcome) => self.frozen(outcome),
             Event::Resume(ticket) => self.go_on(ticket),
+            Event::StandsStill => self.stands_still(),
             Event::Update(ticket) => match self.phase {
                 Phase::Ending | Phase::Ended(_) => vec![self.refuse_not_running(ticket)],
                 _ => vec![Action::Update(ticket)],

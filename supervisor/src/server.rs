@@ -323,7 +323,20 @@ impl Client {
             Some(Answer::Orphan(..)) | None => return Ok(false),
         };
         let Running { pid, mut started, mut ended, signals } = running;
-        let Ok((outcome, debt)) = (&mut started).await else { return Ok(false) };
+        let (outcome, debt) = loop {
+            tokio::select! {
+                biased;
+                told = &mut started => match told {
+                    Ok(told) => break told,
+                    Err(_) => return Ok(false),
+                },
+                request = self.connection.next() => match request? {
+                    Some(Request::ExecSignal { signal }) => signals.send(signal),
+                    Some(_) => return Err(Error::failed("control socket", "a request during an exec")),
+                    None => return Ok(false),
+                },
+            }
+        };
         let (reply, terminal) = match outcome {
             // It was not reaped yet: its pid is its own.
             Ok(terminal) => (Reply::Started { pid, start_time: start_time(pid).unwrap_or(0) }, terminal),

@@ -338,3 +338,65 @@ fn a_missing_directory_is_never_a_missing_command() {
     assert!(output.err().contains("/no/such/dir"), "{output}");
     assert!(!output.err().contains("executable file not found") && output.code != Some(127), "{output}");
 }
+
+/// What a container has nested deeper than anybody can name goes with it, and so does what an earlier one left.
+#[test]
+fn a_deep_tree_and_leftovers_go() {
+    let podrun = Podrun::new();
+    let dig = r#"import os
+for _ in range(1500): os.mkdir("d"); os.chdir("d")"#;
+    let run = format!("ulimit -n 200; podrun run --rm c --rootfs $ROOTFS:O -- python3 -c '{dig}'");
+    podrun.sh(&run).exits(0);
+    podrun.settle();
+    assert_eq!(std::fs::read_dir(podrun.root().join("containers")).expect("the store").count(), 0);
+    // One that died before it had removed all.
+    let record =
+        r#"{"version":1,"exitCode":42,"exitSignal":null,"core":false,"oomKilled":false,"oomKills":0}"#;
+    std::fs::create_dir(podrun.run_root().join("c")).expect("make a directory");
+    std::fs::write(podrun.run_root().join("c/exit.json"), record).expect("write a file");
+    podrun.cmd(["run", "--rm", "c", "--rootfs", &busybox(), "--", "echo", "hi"]).prints("hi\n");
+}
+
+/// A FIFO would be waited for, by everybody who looks at any container.
+#[test]
+fn what_is_no_file_in_the_place_of_one_is_told() {
+    let podrun = Podrun::new();
+    podrun.cmd(["run", "whole", "--rootfs", &busybox(), "--", "true"]).exits(0);
+    let damages = [
+        "rm state.json; mkfifo state.json",
+        "rm state.json; mkdir state.json",
+        "rm spec.json; mkfifo spec.json",
+    ];
+    for damage in damages {
+        podrun.cmd(["run", "c", "--rootfs", &busybox(), "--", "true"]).exits(0);
+        podrun.settle();
+        podrun.sh(&format!("cd {}; {damage}", podrun.container_dir("c").display())).exits(0);
+        let command = if damage.contains("state") { "state" } else { "start" };
+        let output = podrun.cmd([command, "c"]).fails(1, "it is not a regular file");
+        assert!(output.err().contains("hint: `podrun delete -f"), "{output}");
+        let list = podrun.cmd(["list"]).run();
+        assert!(list.out().lines().any(|line| line.starts_with("whole ")), "{list}");
+        podrun.cmd(["delete", "-f", "c"]).prints("c\n");
+    }
+}
+
+/// The caller's mask does not take podrun's own files from podrun, and is none of the container's.
+#[test]
+fn a_umask_of_the_caller_changes_nothing() {
+    let podrun = Podrun::new();
+    podrun
+        .sh("umask 777; podrun run c --rootfs $BUSYBOX -- sh -c umask; stat -c %a $PODRUN_ROOT/containers $PODRUN_ROOT/containers/c $PODRUN_RUN_ROOT/c")
+        .prints("0022\n700\n700\n700\n");
+}
+
+/// Too few descriptors are told before anything is done.
+#[test]
+fn too_few_descriptors_are_told() {
+    let podrun = Podrun::new();
+    for few in [16, 20, 40] {
+        let run = format!("ulimit -n {few}; podrun run --rm c --rootfs $BUSYBOX -- true");
+        let output = podrun.sh(&run).fails(125, "this process may have");
+        assert!(output.err().contains("ulimit -n"), "{output}");
+    }
+    podrun.sh("ulimit -n 64; podrun run --rm c --rootfs $BUSYBOX -- true; podrun run --init -i --rm c --rootfs $BUSYBOX -- true </dev/null").exits(0);
+}

@@ -188,3 +188,53 @@ fn stats_agree_with_the_kernels_files() {
     podrun.cmd(["delete", "-f", "c"]).prints("c\n");
     live.finish().expect(0);
 }
+
+/// Not only podrun freezes: a container that may write its cgroup's files does, and the host.
+#[test]
+fn a_container_that_others_froze_is_paused_for_podrun_as_well() {
+    let podrun = Podrun::new();
+    counting(&podrun, "c");
+    let freeze = || {
+        let cgroup = podrun.state("c")["cgroupPath"].as_str().expect("a path").to_owned();
+        std::fs::write(format!("{cgroup}/cgroup.freeze"), "1").expect("freeze");
+        while !frozen(&podrun, "c") {
+            std::thread::yield_now();
+        }
+    };
+    freeze();
+    let exec = podrun.cmd(["exec", "c", "true"]).fails(125, "is paused");
+    assert!(exec.err().contains("hint: `podrun resume c` first"), "{exec}");
+    podrun.cmd(["resume", "c"]).prints("c\n");
+    podrun.cmd(["exec", "c", "echo", "in"]).prints("in\n");
+    freeze();
+    podrun.cmd(["resume", "c"]).prints("c\n");
+    assert_eq!((podrun.status("c").as_str(), frozen(&podrun, "c")), ("running", false));
+    freeze();
+    podrun.cmd(["stop", "c"]).prints("c\n");
+    podrun.cmd(["wait", "c"]).prints("5\n");
+}
+
+/// Until the process runs, there is nobody to pass a signal on to.
+#[test]
+fn an_exec_that_has_not_begun_ends_by_a_signal() {
+    let podrun = Podrun::new();
+    podrun.run_detached("c", &busybox(), ["sleep", "100000"]);
+    let shim = podrun.shim_pid("c");
+    process::send(shim, Signal::STOP);
+    for terminal in ["-i", "-t"] {
+        let script = format!("exec podrun exec {terminal} c -- sleep 100000 </dev/null >/dev/null 2>&1");
+        let exec = podrun.sh(&script).spawn();
+        // From then on it catches them.
+        let catches = |mask: String| u64::from_str_radix(&mask, 16).is_ok_and(|mask| mask & 1 << 14 != 0);
+        while !process::status_field(exec.pid(), "SigCgt").is_some_and(catches) {
+            std::thread::yield_now();
+        }
+        exec.signal(Signal::TERM);
+        exec.finish().expect(143);
+    }
+    process::send(shim, Signal::CONT);
+    podrun.cmd(["exec", "c", "true"]).exits(0);
+    // What had been asked for was withdrawn.
+    let ps = podrun.cmd(["ps", "c"]).ok();
+    assert_eq!(ps.lines().count(), 2, "{ps}");
+}

@@ -105,6 +105,10 @@ impl Driver<'_> {
         if cgroup.is_none() && self.state.has_cgroup() {
             return Err(Error::failed("check the health", "the container's cgroup is gone"));
         }
+        if cgroup.is_some_and(|cgroup| cgroup.is_frozen().unwrap_or(false)) {
+            // A check would be born frozen.
+            return Err(Error::failed("check the health", "everything in the container stands still"));
+        }
         let failed = |errno| Error::os("check the health", errno);
         let (output, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(failed)?;
         rustix::io::ioctl_fionbio(&output, true).map_err(failed)?;

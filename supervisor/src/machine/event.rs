@@ -54,6 +54,8 @@ pub(crate) enum Event {
     Frozen(Result<(), Error>),
     /// A client wants it to go on.
     Resume(Ticket),
+    /// Everything in the cgroup stands still; who has done that is not said.
+    StandsStill,
     /// A client changes the limits.
     Update(Ticket),
     /// A client went away before it was answered.

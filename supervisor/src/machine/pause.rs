@@ -64,6 +64,17 @@ impl Machine {
         }
     }
 
+    /// Frozen by somebody else, it is as paused as by podrun: what is born there never runs, and `resume` helps.
+    pub(super) fn stands_still(&mut self) -> Vec<Action> {
+        match (&self.phase, &self.pause) {
+            (Phase::Running, Pause::No) => {
+                self.pause = Pause::Yes;
+                vec![Action::Paused(true)]
+            }
+            _ => vec![],
+        }
+    }
+
     pub(super) fn thaw(&mut self) -> Vec<Action> {
         match std::mem::take(&mut self.pause) {
             Pause::No => vec![],

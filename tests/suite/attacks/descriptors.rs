@@ -111,3 +111,13 @@ print("answered", s.recv(100))
     std::fs::remove_file(copy).expect("remove the other name");
     assert_eq!(podrun.status("victim"), "running");
 }
+
+/// CVE-2024-21626 by way of the caller: a directory of the host on a descriptor that the container is given.
+#[test]
+fn no_directory_becomes_the_stdio_of_an_exec() {
+    let podrun = Podrun::new();
+    podrun.run_detached("c", &busybox(), ["sleep", "100000"]);
+    let output = podrun.sh("podrun exec -i c -- stat /proc/self/fd/0/ </").run();
+    output.is_a_failure(125, "standard input: it is a directory");
+    podrun.sh("podrun exec c -- echo in </").prints("in\n");
+}
