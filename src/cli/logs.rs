@@ -76,8 +76,14 @@ pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
     };
     let paths = roots.container(&args.id);
     let log = read_back(&paths, &args.id)?;
-    if log.format == Format::Raw && (args.timestamps || args.since.is_some() || args.until.is_some()) {
-        return Err(Error::failed(format!("logs of {}", args.id), "a raw log has no times").into());
+    if log.format == Format::Raw {
+        let times = args.timestamps || args.since.is_some() || args.until.is_some();
+        for (asked, what) in [(times, "times"), (args.stdout || args.stderr, "streams")] {
+            if asked {
+                let what = format!("a raw log has no {what}");
+                return Err(Error::failed(format!("logs of {}", args.id), what).into());
+            }
+        }
     }
     // The shim first: what it writes until the file is opened is then in the file.
     let client = match args.follow.then(|| client::reach(roots, &args.id)).transpose()? {

@@ -53,6 +53,7 @@ fn raw_is_the_bytes_as_they_are() {
     podrun.cmd(["logs", "c"]).prints(&expected);
     podrun.cmd(["logs", "--tail", "2", "c"]).prints("60000\nno newline");
     podrun.cmd(["logs", "-t", "c"]).fails(1, "has no times");
+    podrun.cmd(["logs", "--stderr", "c"]).fails(1, "has no streams");
     let together: String =
         ["current.raw.2", "current.raw.1", "current.raw"].map(|name| file(&podrun, name)).concat();
     assert_eq!(together, expected);
