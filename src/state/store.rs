@@ -121,7 +121,11 @@ fn leftovers(roots: &Roots, id: &ContainerId) -> Vec<PathBuf> {
 
 /// Removes what a crash left of `id` under another name: as much as goes, then the first failure is told.
 fn sweep(roots: &Roots, id: &ContainerId) -> Result<()> {
-    leftovers(roots, id).iter().fold(Ok(()), |swept, dir| swept.and(remove_tree(dir)))
+    let mut swept = Ok(());
+    for dir in leftovers(roots, id) {
+        swept = swept.and(remove_tree(&dir));
+    }
+    swept
 }
 
 /// A container as it is now: what its files say, held against the processes that live.
