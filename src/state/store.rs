@@ -121,8 +121,11 @@ fn leftovers(roots: &Roots, id: &ContainerId) -> Vec<PathBuf> {
 
 /// Removes what a crash left of `id` under another name: as much as goes, then the first failure is told.
 fn sweep(roots: &Roots, id: &ContainerId) -> Result<()> {
-    let removed: Vec<Result<()>> = leftovers(roots, id).iter().map(|dir| remove_tree(dir)).collect();
-    removed.into_iter().collect()
+    let mut swept = Ok(());
+    for dir in leftovers(roots, id) {
+        swept = swept.and(remove_tree(&dir));
+    }
+    swept
 }
 
 /// A container as it is now: what its files say, held against the processes that live.
