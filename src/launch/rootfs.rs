@@ -1,6 +1,6 @@
 //! The root of the container: a private copy of a tree of mounts, or an overlay above it.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Gid, Mode, OFlags, Uid};
@@ -117,17 +117,20 @@ pub(super) fn isolate() -> Result<()> {
 
 /// Makes `root` this process's root, and the host's mounts go.
 pub(super) fn enter(plan: &Plan, root: &OwnedFd) -> Result<()> {
-    if plan.no_pivot { move_to_place(&plan.rootfs, root) } else { pivot(root) }
+    if plan.no_pivot { move_to_place(root) } else { pivot(root) }
 }
 
 /// Without `pivot_root` the host's mounts stay below, out of reach. But a process in a user namespace
 /// of its own may mount what it can see of the kernel's file systems somewhere, so that those go.
-fn move_to_place(rootfs: &Path, root: &OwnedFd) -> Result<()> {
+fn move_to_place(root: &OwnedFd) -> Result<()> {
+    // As mountinfo has it: whatever links the configuration's path goes through.
+    let link = format!("/proc/self/fd/{}", root.as_raw_fd());
+    let rootfs = std::fs::read_link(&link).map_err(|error| Error::io("read", &link, &error))?;
     let mounts = procfs::process::Process::myself().and_then(|process| process.mountinfo());
     let mounts = mounts.map_err(|error| Error::failed("read /proc/self/mountinfo", error.to_string()))?;
     for mount in mounts {
         let kernels = mount.fs_type == "proc" || mount.fs_type == "sysfs";
-        if kernels && !mount.mount_point.starts_with(rootfs) {
+        if kernels && !mount.mount_point.starts_with(&rootfs) {
             match unmount(&mount.mount_point, UnmountFlags::DETACH) {
                 // It went with one above it.
                 Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}

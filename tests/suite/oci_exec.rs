@@ -242,8 +242,12 @@ fn without_pivot_root_the_host_is_as_far_away() {
     let podrun = Podrun::new();
     let argv =
         ["sh", "-c", "ls /; cut -d' ' -f5 /proc/self/mountinfo; echo $(stat -c %i /) $(stat -c %i /../..)"];
+    // The root's path leads through a link.
+    let link = podrun.dir().join("link");
+    std::os::unix::fs::symlink(busybox(), &link).expect("make a link");
     let run = |script: &str| {
-        let engine = Engine::create_by(&podrun, "o", &config(&busybox(), &argv), script);
+        let root = link.to_str().expect("UTF-8");
+        let engine = Engine::create_by(&podrun, "o", &config(root, &argv), script);
         podrun.cmd(["start", "o"]).run().expect(0);
         let output = engine.wait();
         podrun.cmd(["delete", "o"]).run().expect(0);
