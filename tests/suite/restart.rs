@@ -204,8 +204,8 @@ fn a_crash_loop_grows_neither_descriptors_nor_log_nor_records() {
     let args = args.into_iter().chain(["--rootfs", &rootfs, "--", "sh", "-c", &script]);
     podrun.cmd(args).prints("c\n");
     let held = || {
-        podrun.state_until("c", is_pending);
-        [podrun.keeper_pid("c"), podrun.shim_pid("c")].map(|pid| descriptors(pid).len())
+        let state = podrun.state_until("c", is_pending);
+        ["keeper", "pid"].map(|who| descriptors(number(&state["shim"][who])).len())
     };
     let before = held();
     podrun.state_until("c", |state| number(&state["restartCount"]) > 3);

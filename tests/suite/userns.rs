@@ -12,7 +12,7 @@ use crate::harness::{Cmd, Podrun, busybox, debian, in_guest, overlay};
 const MAP: &str = "map:0:100000:65536";
 
 /// Whether the file system of the test roots can be idmapped: hostfs of the guest cannot.
-fn can_idmap() -> bool {
+pub(crate) fn can_idmap() -> bool {
     !in_guest()
 }
 
