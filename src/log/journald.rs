@@ -8,7 +8,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 use crate::error::{Error, Result};
 
 /// Where the journal listens (`systemd-journald.service(8)`).
-const SOCKET: &str = "/run/systemd/journal/socket";
+pub const SOCKET: &str = "/run/systemd/journal/socket";
 
 /// Fails where no journal listens: a container's output would wait for it.
 pub fn listens() -> Result<()> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use podrun::error::{Error, Result};
+use podrun::log::journald::SOCKET;
 use podrun::log::line::{self, Stream, Tag};
 use podrun::protocol::LogPosition;
 use rustix::io::Errno;
@@ -16,8 +17,6 @@ use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketT
 
 use super::journal::Journal;
 
-/// Where the journal listens (`systemd-journald.service(8)`).
-const SOCKET: &str = "/run/systemd/journal/socket";
 /// How long one record may wait for a journal that does not read.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// What stands before each datagram in the records: its length.

@@ -109,6 +109,7 @@ fn left(podrun: &Podrun) -> Vec<String> {
     let cgroups = tops.iter().flat_map(|top| tree(top)).filter(|path| path.exists() && !stays(path));
     left.extend(cgroups.map(|path| format!("cgroup {}", path.display())));
     left.extend(mentions("/proc/self/mountinfo", podrun.dir()).iter().map(|line| format!("mount {line}")));
+    left.extend(mentions("/proc/net/unix", podrun.dir()).iter().map(|line| format!("socket {line}")));
     let stays = [podrun.root().join("containers"), podrun.run_root().join("locks"), podrun.run_root().into()];
     let found = files(podrun.root()).into_iter().chain(files(podrun.run_root()));
     let found: BTreeSet<_> = found.filter(|path| !stays.contains(path)).collect();
