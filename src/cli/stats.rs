@@ -103,14 +103,14 @@ fn samples(roots: &Roots, named: &[ContainerId], before: &[Sample]) -> Result<(V
 fn sample(roots: &Roots, id: &ContainerId, before: &[Sample]) -> Result<Sample> {
     let state = store::view(roots, id)?.state;
     let refused = |why: String| Error::new(Kind::WrongState, format!("stats of {id}"), why);
-    let stopped = || refused(format!("container not running: it is {}", state.status));
     if !matches!(state.status, Status::Created | Status::Running | Status::Paused) {
-        return Err(stopped());
+        return Err(refused(format!("container not running: it is {}", state.status)));
     }
     if !state.has_cgroup() {
         return Err(refused("the container has no cgroup".to_owned()));
     }
-    let cgroup = Cgroup::open(&state.cgroup_path)?.ok_or_else(stopped)?;
+    let cgroup = Cgroup::open(&state.cgroup_path)?
+        .ok_or_else(|| refused("container not running: its cgroup is gone".to_owned()))?;
     let (usage, at) = (cgroup.usage(), Instant::now());
     let cpu_percent = match before.iter().find(|sample| sample.id == *id) {
         Some(last) => percent(

@@ -184,7 +184,8 @@ fn stats_agree_with_the_kernels_files() {
     output.expect(1);
     assert!(output.out().contains("\nc ") && output.err().contains("containers/d/state.json"), "{output}");
     // A live one ends with its container.
-    let live = podrun.cmd(["stats", "c"]).spawn();
+    let mut live = podrun.cmd(["stats", "c"]).spawn();
+    assert!(live.line().is_some_and(|line| line.starts_with("ID ")));
     podrun.cmd(["delete", "-f", "c"]).prints("c\n");
     live.finish().expect(0);
 }
