@@ -28,12 +28,13 @@ pub(crate) fn reap(pidfd: BorrowedFd<'_>) -> Result<Option<Ending>> {
 /// How a process ended whose pidfd says that it has, whoever its parent is. `None`: nobody knows.
 ///
 /// The ladder, from what is always right downwards: `waitid` for a child; a zombie's own `exit_code`
-/// in `/proc/PID/stat` (field 52), where a parent has not taken it yet; what the kernel keeps for the
-/// holders of a pidfd afterwards (Linux 6.15).
+/// in `/proc/PID/stat` (field 52), where a parent has not taken it yet, or a tracer still has it to itself
+/// (`ptrace(2)`: its tracer is told of its end first); what the kernel keeps for the holders of a pidfd
+/// afterwards (Linux 6.15).
 pub(crate) fn ending_of(process: ProcessRef, pidfd: BorrowedFd<'_>) -> Option<Ending> {
     match wait(pidfd, WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG) {
-        Ok(ending) => return ending,
-        Err(Errno::CHILD) => {}
+        Ok(Some(ending)) => return Some(ending),
+        Ok(None) | Err(Errno::CHILD) => {}
         Err(errno) => tracing::warn!("{}", wait_failed(errno)),
     }
     raw_ending(process).or_else(|| exit_status(pidfd).and_then(Ending::from_raw))

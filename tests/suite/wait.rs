@@ -4,9 +4,10 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use nix::libc;
+use nix::sys::ptrace;
 
 use crate::harness::process::Pidfd;
-use crate::harness::{Podrun, busybox, in_guest, number, rounds};
+use crate::harness::{Cmd, Podrun, busybox, in_guest, number, rounds};
 
 #[test]
 fn a_hundred_waiters_are_all_told() {
@@ -49,6 +50,23 @@ fn a_signal_is_told_as_such() {
     let state = podrun.state("d");
     assert_eq!((number(&state["exitSignal"]), number(&state["exitCode"])), (9, 137));
     assert_eq!(state["oomKilled"], false, "{state}");
+}
+
+/// As under `strace -f`: the kernel tells a tracer of an end before it tells the parent.
+#[test]
+fn a_tracer_that_has_not_looked_yet_hides_no_exit_code() {
+    let podrun = Podrun::new();
+    Cmd::new("mkfifo", [podrun.dir().join("fifo")]).exits(0);
+    let volume = format!("{}:/mnt", podrun.dir().display());
+    let args = ["run", "-d", "c", "--rootfs", &busybox(), "-v", &volume, "--"];
+    podrun.cmd(args.into_iter().chain(["sh", "-c", "read x </mnt/fifo; exit 42"])).prints("c\n");
+    let init = nix::unistd::Pid::from_raw(podrun.pid("c"));
+    ptrace::seize(init, ptrace::Options::empty()).expect("trace init");
+    std::fs::write(podrun.dir().join("fifo"), "go\n").expect("let it go");
+    podrun.cmd(["wait", "c"]).prints("42\n");
+    let ending = nix::sys::wait::waitpid(init, None).expect("look");
+    assert_eq!(ending, nix::sys::wait::WaitStatus::Exited(init, 42));
+    podrun.cmd(["wait", "c"]).prints("42\n");
 }
 
 #[test]
