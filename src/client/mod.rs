@@ -33,7 +33,8 @@ use crate::spec::{Ordered, Spec};
 use crate::state::lock::Lock;
 use crate::state::publish::{self, Durability};
 use crate::state::{ExitRecord, Mode, State, Status, store};
-use crate::sys::{self, spawn::Program};
+use crate::sys;
+use crate::sys::spawn::{Leaving, Program};
 
 mod claim;
 mod connection;
@@ -120,8 +121,15 @@ fn launching(id: ContainerId, roots: Roots) -> Request {
     Request::Launch { id, roots }
 }
 
-/// Spawns a keeper and a shim, which wait for their first request; without one they end.
-fn spawn(roots: &Roots, id: &ContainerId) -> Result<Client> {
+/// A keeper and a shim that wait for their first request; without one they end.
+struct Newborn {
+    client: Client,
+    /// Nothing of the container may run before it is gone.
+    leaving: Leaving,
+}
+
+/// Spawns a keeper and a shim.
+fn spawn(roots: &Roots, id: &ContainerId) -> Result<Newborn> {
     let shim = &shim_program()?;
     let (ours, theirs) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
@@ -135,7 +143,7 @@ fn spawn(roots: &Roots, id: &ContainerId) -> Result<Client> {
         Some(level) => vec![c_string(&[b"PODRUN_LOG=", level.as_bytes()].concat())?],
         None => vec![],
     };
-    sys::spawn::detached(
+    let leaving = sys::spawn::detached(
         Program::Path(&program),
         &arguments,
         &environment,
@@ -144,14 +152,17 @@ fn spawn(roots: &Roots, id: &ContainerId) -> Result<Client> {
     )
     .map_err(|error| Error::io("start", shim, &error))?;
     tracing::debug!("started {}, and a keeper with it", shim.display());
-    Ok(Client::new(ours))
+    Ok(Newborn { client: Client::new(ours), leaving })
 }
 
 /// Has a new shim do its first `request`. Init's pid.
-fn begin(mut client: Client, request: Request, lock: &Lock) -> Result<(Client, i32)> {
+fn begin(newborn: Newborn, request: Request, lock: &Lock) -> Result<(Client, i32)> {
+    let Newborn { mut client, leaving } = newborn;
     tracing::debug!("asks the shim to {}", connection::name(&request));
     client.send(&request, &[lock.as_fd()])?;
-    match client.receive()? {
+    let answer = client.receive()?;
+    drop(leaving);
+    match answer {
         Some((Reply::Launched { pid }, _)) => {
             tracing::debug!("the container's init is process {pid}");
             Ok((client, pid))
@@ -448,7 +459,7 @@ fn clean(roots: &Roots, id: &ContainerId, lock: Lock) -> Result<()> {
     let recorded = state
         .as_ref()
         .filter(|state| state.mode == Mode::Oci || cgroup::is_of(roots, id, &state.cgroup_path))
-        .filter(|state| state.id == *id)
+        .filter(|state| state.id == *id && state.cgroup_path != own)
         .map(|state| state.cgroup_path.clone());
     for path in std::iter::once(own).chain(recorded) {
         cgroup::end(&path)?;

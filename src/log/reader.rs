@@ -336,7 +336,8 @@ impl Reader {
         sink: &mut dyn FnMut(Stream, &[u8]) -> io::Result<()>,
     ) -> Result<bool, ReadError> {
         if buffer.is_empty() {
-            buffer.resize(BUFFER, 0);
+            // Made, not grown: of fresh memory only those pages exist that something is read into.
+            *buffer = vec![0; BUFFER];
         }
         let mut filled = 0;
         loop {

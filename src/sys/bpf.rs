@@ -18,7 +18,7 @@ const REPLACE: u32 = 1 << 2;
 
 /// `struct bpf_insn`.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Instruction {
     /// Class, operation, and where the operand is.
     pub code: u8,

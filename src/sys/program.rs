@@ -98,7 +98,8 @@ fn is_unwritable(program: &OwnedFd) -> bool {
     read_only || rustix::fs::fcntl_get_seals(program).is_ok_and(|seals| seals.contains(SealFlags::WRITE))
 }
 
-fn read_only_view(program: impl AsFd) -> io::Result<OwnedFd> {
+/// The first of the two; allocates nothing.
+pub(super) fn read_only_view(program: impl AsFd) -> io::Result<OwnedFd> {
     let flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     let view = open_tree(program, c"", flags)?;
@@ -106,7 +107,8 @@ fn read_only_view(program: impl AsFd) -> io::Result<OwnedFd> {
     Ok(view)
 }
 
-fn sealed_copy(program: impl AsFd) -> io::Result<OwnedFd> {
+/// The other one.
+pub(super) fn sealed_copy(program: impl AsFd) -> io::Result<OwnedFd> {
     // What was given may be open as a path only.
     let path = format!("/proc/self/fd/{}", program.as_fd().as_raw_fd());
     let mut program = File::open(path)?;

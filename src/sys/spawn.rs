@@ -2,19 +2,22 @@
 //!
 //! ```text
 //!  command ──clone3(VM, VFORK)──▶ intermediate ──clone3(VM, VFORK, INTO_CGROUP)──▶ program
-//!     │ sleeps until it ends          │ sleeps until the execve, then exits            │ execve
-//!     ▼ reaps it, reads errno         ▼                                                ▼ reparents
+//!     │ sleeps until it is done       │ makes the image that is executed               │ execve
+//!     ▼ reads errno                   │ sleeps until then, and exits                   ▼ reparents
+//!  Leaving: reaps it                  ▼ takes down the image's mount
 //! ```
 //!
 //! Both children borrow the caller's memory instead of copying its page tables, and the caller
 //! sleeps meanwhile: nothing is copied, and a failed `execve` leaves its errno where the
-//! caller finds it.
+//! caller finds it. The image's mount is taken down by whoever closes it last, who then waits for
+//! every processor (RCU, 0.2 ms and more): that is the intermediate, as it exits, and
+//! the caller has gone on by then.
 
 use std::arch::asm;
 use std::ffi::{CStr, CString, c_char};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::libc;
@@ -36,6 +39,12 @@ pub enum Program<'a> {
 /// Everything the program's process needs, laid out before it exists: it must not allocate.
 struct Job<'a> {
     program: OwnedFd,
+    /// It is executed as it is, being an image that nobody can write.
+    is_image: bool,
+    /// No image could be had without copying it.
+    unviewable: bool,
+    /// The image, among the descriptors of the two children alone.
+    image: RawFd,
     argv: Vec<*const c_char>,
     envp: Vec<*const c_char>,
     null: OwnedFd,
@@ -60,14 +69,14 @@ const STACK: usize = 64 * 1024;
 /// `keep` at the numbers given there; in `cgroup` from its first instruction on.
 ///
 /// It runs from an image that nobody can write through `/proc/PID/exe`: see [`program`]. There it reads
-/// `/` as its own path.
+/// `/` as its own path. That holds once [`Leaving`] is gone.
 pub fn detached(
     program: Program<'_>,
     args: &[CString],
     env: &[CString],
     keep: &[(BorrowedFd<'_>, RawFd)],
     cgroup: Option<BorrowedFd<'_>>,
-) -> io::Result<()> {
+) -> io::Result<Leaving> {
     let program = match program {
         Program::Fd(fd) => fd.try_clone_to_owned()?,
         Program::Path(path) => rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?,
@@ -77,7 +86,10 @@ pub fn detached(
     targets.sort_unstable();
     targets.dedup();
     let mut job = Job {
-        program: program::unwritable(&program)?,
+        program,
+        is_image: false,
+        unviewable: false,
+        image: -1,
         argv: pointers(args),
         envp: pointers(env),
         null,
@@ -88,17 +100,36 @@ pub fn detached(
         inner_stack: Box::new_uninit_slice(STACK),
         errno: AtomicI32::new(0),
     };
-    let mut stack: Stack = Box::new_uninit_slice(STACK);
-    let blocked = signal::block_all()?;
-    // No SIGCHLD: the caller's loop does not hear of this child, and an ignored SIGCHLD (inherited
-    // from the caller's caller) does not reap it before we do.
-    let args = CloneArgs { flags: CLEAR_SIGHAND, ..CloneArgs::default() };
-    let pid = borrowing_child(args, &mut stack, intermediate, &mut job)?;
-    reap(pid);
-    drop(blocked);
+    let mut leaving = job.run()?;
+    if job.unviewable {
+        (job.program, job.is_image) = (program::sealed_copy(&job.program)?, true);
+        leaving = job.run()?;
+    }
     match job.errno.load(Ordering::Relaxed) {
-        0 => Ok(()),
+        0 => Ok(leaving),
         errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+/// The process in between, on its way out: dropped, it is gone, and what it had with it.
+#[derive(Debug)]
+#[must_use]
+pub struct Leaving(i32);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        reap(self.0);
+    }
+}
+
+impl Job<'_> {
+    fn run(&mut self) -> io::Result<Leaving> {
+        let mut stack: Stack = Box::new_uninit_slice(STACK);
+        let _blocked = signal::block_all()?;
+        // No SIGCHLD: the caller's loop does not hear of this child, and an ignored SIGCHLD (inherited
+        // from the caller's caller) does not reap it before we do.
+        let args = CloneArgs { flags: CLEAR_SIGHAND, ..CloneArgs::default() };
+        borrowing_child(args, &mut stack, intermediate, self).map(Leaving)
     }
 }
 
@@ -115,6 +146,17 @@ fn reap(pid: i32) {
 }
 
 extern "C" fn intermediate(job: &mut Job<'_>) -> ! {
+    job.image = match job.is_image {
+        true => job.program.as_raw_fd(),
+        // Not closed by anybody who could have to wait: see the head of this module.
+        false => match program::read_only_view(&job.program) {
+            Ok(view) => view.into_raw_fd(),
+            Err(_) => {
+                job.unviewable = true;
+                exit(0)
+            }
+        },
+    };
     let mut args =
         CloneArgs { flags: CLEAR_SIGHAND, exit_signal: libc::SIGCHLD as u64, ..CloneArgs::default() };
     if let Some(cgroup) = job.cgroup {
@@ -160,7 +202,7 @@ fn become_program(job: &mut Job<'_>) -> io::Result<()> {
             moved.store(fd, Ordering::Relaxed);
         }
         // These two might themselves lie on a target.
-        let program = libc::fcntl(job.program.as_raw_fd(), libc::F_DUPFD_CLOEXEC, above);
+        let program = libc::fcntl(job.image, libc::F_DUPFD_CLOEXEC, above);
         check(program)?;
         let null = libc::fcntl(job.null.as_raw_fd(), libc::F_DUPFD_CLOEXEC, above);
         check(null)?;
