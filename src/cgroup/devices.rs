@@ -2,12 +2,14 @@
 //!
 //! ```text
 //!  linux.resources.devices + the usual ones ──compile (pure)──▶ program ──▶ load ──▶ attach by fd
+//!                                                       the usual one alone: shared, from its keeping
 //! ```
 //!
 //! cgroup v2 has no files for devices. The program keeps the set of accesses that are still to be
 //! decided and goes through the rules from the last to the first: the last rule that names a device
 //! and an access decides, as in cgroup v1. What no rule names is denied.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::AsFd;
 
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, LinuxResources};
@@ -212,17 +214,44 @@ impl Cgroup {
             (None, Some(_)) => answer(true).into(),
             (Some(program), _) => program,
         };
-        let loaded = bpf::load_device_program(&program).map_err(|error| {
-            // ENOSPC and E2BIG: more instructions than the kernel takes.
-            match Errno::from_io_error(&error) {
+        let load = || {
+            bpf::load_device_program(&program).map_err(|error| match Errno::from_io_error(&error) {
                 Some(Errno::TOOBIG | Errno::NOSPC) => {
                     Error::usage("linux.resources.devices", "has too many rules")
                 }
                 _ => failed(error),
-            }
-        })?;
+            })
+        };
+        let is_usual = old.is_none() && compile(&rules(None)?).is_some_and(|usual| usual == program);
+        let loaded = match is_usual.then(|| self.keeping(&program)).flatten() {
+            None => load()?,
+            Some(keeping) => match bpf::device_program(keeping.as_fd()) {
+                Ok(Some(kept)) => kept,
+                _ => {
+                    let loaded = load()?;
+                    // Where it cannot be kept, the next container loads its own.
+                    let _ = bpf::attach_device_program(keeping.as_fd(), loaded.as_fd(), None);
+                    loaded
+                }
+            },
+        };
         bpf::attach_device_program(self.as_fd(), loaded.as_fd(), old.as_ref().map(AsFd::as_fd))
             .map_err(failed)
+    }
+
+    /// Where the program that nearly all containers have is kept: a cgroup below that of podrun's shims, in which
+    /// nothing ever runs, named for what the program is. The kernel takes longer to look at a program (0.3 ms) than
+    /// for all mounts of a container, and each is memory of its own. `None` for a container that is not among
+    /// podrun's own.
+    fn keeping(&self, program: &[Instruction]) -> Option<Cgroup> {
+        let shims = self.path().parent()?.join("_shims");
+        let mut hasher = DefaultHasher::new();
+        program.hash(&mut hasher);
+        let path = shims.join(format!("devices-{:x}", hasher.finish()));
+        match Self::open(&path) {
+            Ok(None) if shims.exists() => Self::create(&path).ok(),
+            other => other.ok().flatten(),
+        }
     }
 }
 

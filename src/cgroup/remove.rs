@@ -21,8 +21,9 @@ pub fn remove(path: &Path) -> Result<()> {
     remove_until(path, deadline)?;
     remove_podruns(path);
     for leg in v1::places(path) {
-        remove_leg(&leg)?;
-        remove_podruns(&leg);
+        if remove_leg(&leg)? {
+            remove_podruns(&leg);
+        }
     }
     Ok(())
 }
@@ -37,14 +38,17 @@ fn remove_podruns(path: &Path) {
     }
 }
 
-/// No process of the container is left: one that is in a leg is a stranger, for whom it stays.
-fn remove_leg(path: &Path) -> Result<()> {
-    if try_remove(path)? {
-        return Ok(());
+/// No process of the container is left: one that is in a leg is a stranger, for whom it stays. Whether it was there,
+/// and is gone.
+fn remove_leg(path: &Path) -> Result<bool> {
+    match std::fs::remove_dir(path) {
+        Ok(()) => return Ok(true),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(_) => {}
     }
-    let Some(leg) = Cgroup::open(path)? else { return Ok(()) };
+    let Some(leg) = Cgroup::open(path)? else { return Ok(false) };
     match remove_below(leg.as_fd()) {
-        Ok(()) | Err(Errno::BUSY) => try_remove(path).map(drop),
+        Ok(()) | Err(Errno::BUSY) => try_remove(path),
         Err(errno) => Err(Error::at("remove what is below cgroup", path, errno)),
     }
 }

@@ -1,5 +1,7 @@
 //! Where a container's cgroup is, and a container that has none.
 
+use std::os::fd::{AsFd, AsRawFd};
+
 use serde_json::json;
 
 use crate::harness::bundle::{Engine, config};
@@ -75,4 +77,36 @@ fn an_engine_may_have_a_container_without_a_cgroup() {
     podrun.cmd(["exec", "c", "echo", "in"]).prints("in\n");
     podrun.cmd(["kill", "--all", "c", "KILL"]).exits(0);
     assert_eq!(engine.wait().signal, Some(9));
+}
+
+/// The kernel's number of the device program that a cgroup has.
+fn device_program(podrun: &Podrun, id: &str) -> String {
+    let path = podrun.state(id)["cgroupPath"].as_str().expect("a path").to_owned();
+    let cgroup = std::fs::File::open(path).expect("the cgroup");
+    let program = podrun::sys::bpf::device_program(cgroup.as_fd()).expect("ask").expect("a program");
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd())).expect("read");
+    info.lines().find(|line| line.starts_with("prog_id")).expect("a number").to_owned()
+}
+
+#[test]
+fn containers_with_the_usual_devices_share_one_program_and_an_update_parts_them() {
+    let podrun = Podrun::new();
+    for id in ["a", "b"] {
+        podrun.run_detached(id, &busybox(), ["sleep", "1000"]);
+    }
+    let args = ["run", "c", "-d", "--device", "/dev/null:/dev/other", "--rootfs", &busybox(), "--"];
+    podrun.cmd(args.into_iter().chain(["sleep", "1000"])).prints("c\n");
+    let shared = device_program(&podrun, "a");
+    assert_eq!(device_program(&podrun, "b"), shared);
+    assert_ne!(device_program(&podrun, "c"), shared);
+    // It outlives those who have it.
+    for id in ["a", "c"] {
+        podrun.cmd(["delete", "-f", id]).prints(&format!("{id}\n"));
+    }
+    podrun.cmd(["create", "d", "--rootfs", &busybox(), "--", "sleep", "1000"]).prints("d\n");
+    assert_eq!(device_program(&podrun, "d"), shared);
+    let every = json!({"devices": [{"allow": true, "access": "rwm"}]}).to_string();
+    podrun.cmd(["update", "d", "--resources", "-"]).stdin(every).exits(0);
+    assert_ne!(device_program(&podrun, "d"), shared);
+    assert_eq!(device_program(&podrun, "b"), shared);
 }

@@ -103,9 +103,13 @@ fn left(podrun: &Podrun) -> Vec<String> {
             left.push(format!("process {}", process::describe(pid)));
         }
     }
-    // The cgroup of all containers and the one of all shims may stay, empty.
-    let tops = tops(podrun);
-    let stays = |path: &PathBuf| tops.contains(path) || *path == podrun.cgroup().join("_shims");
+    // The cgroup of all containers and the one of all shims may stay, empty, with what keeps the usual device program.
+    let (tops, shims) = (tops(podrun), podrun.cgroup().join("_shims"));
+    let keeps = |path: &Path| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        path.parent() == Some(&shims) && name.is_some_and(|name| name.starts_with("devices-"))
+    };
+    let stays = |path: &PathBuf| tops.contains(path) || *path == shims || keeps(path);
     let cgroups = tops.iter().flat_map(|top| tree(top)).filter(|path| path.exists() && !stays(path));
     left.extend(cgroups.map(|path| format!("cgroup {}", path.display())));
     left.extend(mentions("/proc/self/mountinfo", podrun.dir()).iter().map(|line| format!("mount {line}")));
