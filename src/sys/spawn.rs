@@ -302,7 +302,8 @@ mod tests {
     fn output(script: &str, program: Program<'_>) -> io::Result<String> {
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let args = ["sh", "-c", script].map(|arg| CString::new(arg).unwrap());
-        detached(program, &args, &[c"PATH=/bin:/usr/bin".to_owned()], &[(write.as_fd(), 5)], None)?;
+        let _leaving =
+            detached(program, &args, &[c"PATH=/bin:/usr/bin".to_owned()], &[(write.as_fd(), 5)], None)?;
         drop(write);
         let mut text = String::new();
         std::fs::File::from(read).read_to_string(&mut text)?;
