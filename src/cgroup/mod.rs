@@ -21,15 +21,17 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use nix::libc::SIGKILL;
 use oci_spec::runtime::LinuxResources;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::error::{Error, Result};
 use crate::sys::mount::{MountAttr, RDONLY};
-use crate::sys::mount_setattr;
+use crate::sys::{mount_setattr, signal};
 
 mod change;
 mod controllers;
@@ -115,7 +117,25 @@ impl Cgroup {
     /// Ends every process in it and below, by SIGKILL. The call returns at once: wait for
     /// [`events`](Self::events), or for the processes.
     pub fn kill(&self) -> Result<()> {
-        self.write("cgroup.kill", "1")
+        self.write("cgroup.kill", "1")?;
+        // The kernel kills the first thread of each. A process that lives on without that one hears nothing
+        // of it (Linux 6.18), and is told as a whole.
+        for (_, process) in self.processes().unwrap_or_default() {
+            let _ = signal::send(process, SIGKILL);
+        }
+        Ok(())
+    }
+
+    /// Every process in it and below, and a pidfd that surely stands for it: a pid may have passed to a stranger
+    /// between the listing and the opening, but only what a second listing still has is what the first one meant.
+    pub fn processes(&self) -> Result<Vec<(i32, OwnedFd)>> {
+        let open = |pid: i32| Some((pid, pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?));
+        let mut opened: Vec<_> = self.procs()?.into_iter().filter_map(open).collect();
+        if !opened.is_empty() {
+            let still = self.procs()?;
+            opened.retain(|(pid, _)| still.contains(pid));
+        }
+        Ok(opened)
     }
 
     /// Every process in it and below.

@@ -55,7 +55,10 @@ fn remove_leg(path: &Path) -> Result<bool> {
 
 /// Ends whatever runs in the cgroup at `path`, and [removes](remove) it.
 pub fn end(path: &Path) -> Result<()> {
-    if let Some(cgroup) = Cgroup::open(path)? {
+    // As a rule nothing does.
+    if !try_remove(path)?
+        && let Some(cgroup) = Cgroup::open(path)?
+    {
         cgroup.kill()?;
     }
     // Its legs may be there without it.

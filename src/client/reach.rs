@@ -144,7 +144,8 @@ fn bury(roots: &Roots, paths: &ContainerPaths, mut state: State) -> Result<()> {
             (record.user_usec, record.system_usec) = (cpu.user_usec, cpu.system_usec);
         }
     }
-    cgroup::end(&state.cgroup_path)?;
+    // Told after it was recorded: whatever holds it up, the record is true.
+    let ended = cgroup::end(&state.cgroup_path);
     publish::json(&paths.exit(), &record, Durability::Synced)?;
     state.status = Status::Stopped;
     if was_started && wants_again(paths, &state, &record)? {
@@ -157,5 +158,5 @@ fn bury(roots: &Roots, paths: &ContainerPaths, mut state: State) -> Result<()> {
         emit(roots, &state.id, What::LogGap { reason: format!("{why}: the end of its output may be lost") });
     }
     emit(roots, &state.id, What::die(&record));
-    Ok(())
+    ended
 }

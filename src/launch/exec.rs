@@ -34,7 +34,7 @@ use crate::cgroup::v1::Entrance;
 use crate::error::{Error, Kind, Result};
 use crate::spec::settings::Settings;
 use crate::spec::walls;
-use crate::sys::{Clone3, Cloned, clone, fd};
+use crate::sys::{Clone3, Cloned, clone, fd, process};
 
 /// What a process that joins is asked to be; the rest is as in [`base`](Self::base).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -195,15 +195,22 @@ pub fn exec(
     }
     let entrances = cgroup.map(Cgroup::entrances).transpose()?.unwrap_or_default();
     let stdio = stdio.shielded()?;
-    let child = Child { plan, stdio, init, report: theirs, witness, entrances };
-    let fixed = [init, child.report.as_fd()];
-    let witness = child.witness.as_ref().map(AsFd::as_fd);
-    let others = child.plan.preserved.iter().map(AsFd::as_fd).chain(child.entrances.iter().map(AsFd::as_fd));
-    let keep: Vec<BorrowedFd<'_>> = child.stdio.fds().chain(fixed).chain(witness).chain(others).collect();
     // The child has for a moment what its maker has. Of the cgroup that is a view without a way up.
     let view = cgroup.map(Cgroup::view).transpose()?;
-    let clone = Clone3 { namespaces: 0, cgroup: view, keep: &keep };
-    let Cloned { pid, pidfd } = usher(&child, &clone)?;
+    let mut child = Child { plan, stdio, init, report: theirs, witness, entrances };
+    let made = child.make(view);
+    // Where its first thread has ended, another one stands for a process that lives.
+    let thread = match &made {
+        Err(error) if error.kind == Kind::WrongState => process::another_thread(init),
+        _ => None,
+    };
+    let Cloned { pid, pidfd } = match &thread {
+        Some(thread) => {
+            child.init = thread.as_fd();
+            child.make(view)?
+        }
+        None => made?,
+    };
     tracing::debug!("process {pid} joins the container");
     Ok(Execed { pid, pidfd, report })
 }
@@ -283,6 +290,16 @@ fn not_running() -> Error {
 }
 
 impl Child<'_> {
+    /// Makes it, in the cgroup of `view`.
+    fn make(&self, view: Option<BorrowedFd<'_>>) -> Result<Cloned> {
+        let fixed = [self.init, self.report.as_fd()];
+        let witness = self.witness.as_ref().map(AsFd::as_fd);
+        let others =
+            self.plan.preserved.iter().map(AsFd::as_fd).chain(self.entrances.iter().map(AsFd::as_fd));
+        let keep: Vec<BorrowedFd<'_>> = self.stdio.fds().chain(fixed).chain(witness).chain(others).collect();
+        usher(self, &Clone3 { namespaces: 0, cgroup: view, keep: &keep })
+    }
+
     /// Tells that there is one.
     fn tell_witness(&self) {
         if let Some(witness) = &self.witness {

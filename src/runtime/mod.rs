@@ -180,15 +180,10 @@ pub fn signal(view: &View, signal: i32, all: bool) -> Result<()> {
     if signal == nix::libc::SIGKILL {
         return cgroup.kill();
     }
-    for pid in cgroup.procs()? {
-        // What has left the list between reading and opening is gone, or somebody else by now: the
-        // list is read again for the one that is about to be signalled.
-        let Some(process) = open_pid(pid)? else { continue };
-        if cgroup.procs()?.contains(&pid) {
-            match sent(sys_signal::send(process, signal)) {
-                Err(error) if error.kind == Kind::WrongState => {}
-                other => other?,
-            }
+    for (_, process) in cgroup.processes()? {
+        match sent(sys_signal::send(process, signal)) {
+            Err(error) if error.kind == Kind::WrongState => {}
+            other => other?,
         }
     }
     Ok(())

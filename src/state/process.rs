@@ -1,6 +1,7 @@
 //! Telling one process from another, and the living from the dead.
 
 use nix::libc;
+use procfs::process::Stat;
 
 use crate::state::{Ending, ProcessRef};
 
@@ -19,7 +20,7 @@ impl ProcessRef {
     /// Whether this very process still runs. One that has ended and was not waited for does not.
     pub fn is_alive(self) -> bool {
         let stat = procfs::process::Process::new(self.pid).and_then(|process| process.stat());
-        stat.is_ok_and(|stat| stat.starttime == self.start_time && !matches!(stat.state, 'Z' | 'X'))
+        stat.is_ok_and(|stat| stat.starttime == self.start_time && !has_ended(&stat))
     }
 }
 
@@ -27,8 +28,13 @@ impl ProcessRef {
 /// `proc_pid_stat(5)`). `None` where it lives, or is gone.
 pub fn raw_ending(process: ProcessRef) -> Option<Ending> {
     let stat = procfs::process::Process::new(process.pid).and_then(|process| process.stat()).ok()?;
-    let status = (stat.starttime == process.start_time && stat.state == 'Z').then_some(stat.exit_code?)?;
-    Ending::from_raw(status)
+    let is_zombie = stat.starttime == process.start_time && has_ended(&stat) && stat.state == 'Z';
+    is_zombie.then_some(stat.exit_code?).and_then(Ending::from_raw)
+}
+
+/// A process is what all its threads are: whose first one has ended shows as a zombie, and lives on with the others.
+fn has_ended(stat: &Stat) -> bool {
+    stat.state == 'X' || (stat.state == 'Z' && stat.num_threads <= 1)
 }
 
 impl Ending {

@@ -1,9 +1,10 @@
 //! A process that goes on twice, and the end of one that is not this process's child.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::libc;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 /// What `fork` returns to each side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,10 +74,28 @@ pub fn exit_status(pidfd: impl AsFd) -> Option<i32> {
     (result == 0 && info.mask & INFO_EXIT != 0).then_some(info.exit_code)
 }
 
+/// A thread of the process behind `pidfd` other than its first one, which may have ended: as a pidfd, with which
+/// `setns(2)` joins what that thread is in. `None` where there is none, and before Linux 6.9.
+pub fn another_thread(pidfd: impl AsFd) -> Option<OwnedFd> {
+    /// `PIDFD_THREAD`
+    const THREAD: u32 = libc::O_EXCL.cast_unsigned();
+    let own = format!("/proc/self/fdinfo/{}", pidfd.as_fd().as_raw_fd());
+    let info = std::fs::read_to_string(own).ok()?;
+    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim();
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
+    let mut threads = threads.filter_map(|thread| thread.file_name().into_string().ok());
+    let thread = threads.find(|thread| thread != pid)?;
+    let flags = PidfdFlags::from_bits_retain(THREAD);
+    let opened = pidfd_open(Pid::from_raw(thread.parse().ok()?)?, flags).ok()?;
+    // While the process lives its pid is nobody else's, and its threads are where they were found.
+    let lives = super::signal::send(&pidfd, 0).is_ok();
+    let is_there = || std::fs::exists(format!("/proc/{pid}/task/{thread}")).unwrap_or(false);
+    (lives && is_there()).then_some(opened)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
     #[test]
     fn a_child_goes_on_and_a_process_with_threads_does_not_fork() {

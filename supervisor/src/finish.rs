@@ -108,8 +108,8 @@ impl Driver<'_> {
         self.mounts = None;
         if let Some(cgroup) = self.cgroup.take() {
             let path = cgroup.path().to_owned();
-            let result = cgroup.kill().and_then(|()| cgroup::remove(&path));
-            if let Err(error) = result {
+            drop(cgroup);
+            if let Err(error) = cgroup::end(&path) {
                 tracing::warn!("{error}");
             }
         }

@@ -12,6 +12,7 @@ mod clients;
 mod doctor;
 mod events;
 mod exec;
+mod first_thread;
 mod fuzz_corpus;
 mod harness;
 mod health;

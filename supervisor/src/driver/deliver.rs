@@ -5,13 +5,9 @@
 //!                └─no, and it would end a process ─▶ SIGKILL, recorded as that signal
 //! ```
 
-use std::os::fd::OwnedFd;
-
 use nix::libc::SIGKILL;
-use podrun::cgroup::Cgroup;
 use podrun::error::{Error, Result};
 use podrun::{runtime, sys};
-use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::Driver;
 use crate::child;
@@ -30,7 +26,7 @@ impl Driver<'_> {
             return Ok(Delivery::Fatal);
         }
         let others = match (&self.cgroup, all) {
-            (Some(cgroup), true) => others(cgroup, init)?,
+            (Some(cgroup), true) => cgroup.processes()?,
             (None, true) if !self.state.has_cgroup() => return Err(runtime::no_cgroup(&self.state)),
             _ => Vec::new(),
         };
@@ -44,7 +40,7 @@ impl Driver<'_> {
         }
         sys::signal::send(&self.pidfd, sent)
             .map_err(|error| Error::io("signal container", self.state.id.as_str(), &error))?;
-        for pidfd in others {
+        for (_, pidfd) in others.into_iter().filter(|(pid, _)| *pid != init) {
             // Gone meanwhile is as good as signalled.
             let _ = sys::signal::send(pidfd, signal);
         }
@@ -69,16 +65,4 @@ impl Driver<'_> {
         // The end of PID 1 is the end of its namespace, whatever became of the cgroup.
         let _ = sys::signal::send(&self.pidfd, SIGKILL);
     }
-}
-
-/// The processes of `cgroup` but `init`. A pid may have passed to a stranger between the listing and
-/// the opening: only what a second listing still has is what the first one meant.
-fn others(cgroup: &Cgroup, init: i32) -> Result<Vec<OwnedFd>> {
-    let open = |pid: i32| {
-        let id = rustix::process::Pid::from_raw(pid).filter(|_| pid != init)?;
-        Some((pid, pidfd_open(id, PidfdFlags::empty()).ok()?))
-    };
-    let opened: Vec<(i32, OwnedFd)> = cgroup.procs()?.into_iter().filter_map(open).collect();
-    let still = cgroup.procs()?;
-    Ok(opened.into_iter().filter(|(pid, _)| still.contains(pid)).map(|(_, pidfd)| pidfd).collect())
 }
