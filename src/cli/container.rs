@@ -59,6 +59,9 @@ pub(super) struct ContainerArgs {
     /// The global option, not this command's.
     #[arg(skip)]
     pub(super) cgroups: Manager,
+    /// What limits this command, as `--ulimit` writes it.
+    #[arg(skip)]
+    pub(super) inherited: Vec<String>,
     /// Attach a label
     #[arg(long, value_name = "KEY=VALUE")]
     label: Vec<String>,
@@ -135,6 +138,9 @@ impl ContainerArgs {
             }
         };
         let parent = self.cgroup_parent.as_deref();
+        let mut walls = walls.walls()?;
+        // What was asked for overrides what comes with the caller.
+        walls.ulimits.splice(0..0, self.inherited);
         let mut options = Options {
             cgroups_path: parent.map(|parent| cgroup::below_parent(roots, id, parent)).transpose()?,
             cgroups: self.cgroups,
@@ -161,7 +167,7 @@ impl ContainerArgs {
             rm,
             log_drivers: self.log_driver,
             log_options: self.log_opt,
-            walls: walls.walls()?,
+            walls,
             ..Options::new(rootfs, self.command)
         };
         care.apply(&mut options);

@@ -61,9 +61,13 @@ impl Args {
     pub(super) fn launches(&self) -> bool {
         self.bundle.is_none()
     }
+
+    pub(super) fn supervises(&self) -> bool {
+        self.bundle.is_none() || self.supervise
+    }
 }
 
-pub(super) fn run(roots: &Roots, mut args: Args, cgroups: Manager) -> Outcome {
+pub(super) fn run(roots: &Roots, mut args: Args, cgroups: Manager, inherited: Vec<String>) -> Outcome {
     if let Some(bundle) = args.bundle.as_ref().filter(|_| !args.supervise) {
         runtime::protect_program()?;
         let listen_fds = descriptors::listen_fds()?;
@@ -80,7 +84,7 @@ pub(super) fn run(roots: &Roots, mut args: Args, cgroups: Manager) -> Outcome {
         runtime::create(roots, &args.id, bundle, caller)?;
         return Ok(0);
     }
-    args.container.cgroups = cgroups;
+    (args.container.cgroups, args.container.inherited) = (cgroups, inherited);
     let (compiled, reserved) = match &args.bundle {
         Some(bundle) => (of_bundle(bundle, false, cgroups)?, None),
         None => args.container.compile(args.walls, args.limits, args.care, roots, &args.id, false)?,

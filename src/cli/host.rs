@@ -1,8 +1,10 @@
 //! Whether podrun can work here at all: root, and a kernel that knows what it is asked.
 
 use podrun::error::{Error, Result};
+use podrun::sys::signal;
 use rustix::fs::Mode;
-use rustix::process::{Resource, getrlimit, umask};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
+use signal_hook::consts::SIGXFSZ;
 
 /// The oldest kernel with everything that launch uses.
 pub(super) const KERNEL: (u32, u32) = (5, 14);
@@ -39,6 +41,57 @@ pub(super) fn check_descriptors() -> Result<()> {
         .hint(format!("`ulimit -n {DESCRIPTORS}` or more"))),
         _ => Ok(()),
     }
+}
+
+/// A stack that every command and its errors fit on. The kernel looks at the limit whenever a stack grows.
+const STACK: u64 = 1 << 20;
+
+/// For a command's first step: it has a stack, and hears of a file that must not grow as of any other error.
+pub(super) fn make_room() -> Result<()> {
+    signal::ignore(SIGXFSZ);
+    let limit = getrlimit(Resource::Stack);
+    if limit.current.is_none_or(|current| current >= STACK) {
+        return Ok(());
+    }
+    let enough = Rlimit { current: limit.maximum.map_or(Some(8 * STACK), Some), ..limit };
+    match limit.maximum.is_none_or(|most| most >= STACK) && setrlimit(Resource::Stack, enough).is_ok() {
+        true => Ok(()),
+        false => Err(Error::failed("start podrun", "the stack is limited to less than 1 MiB")
+            .hint("`ulimit -s 8192`, or unlimited")),
+    }
+}
+
+/// What must end neither a shim nor a log, as `--ulimit` and a shell name it, and the least that will do where it
+/// cannot be lifted.
+const LIFTED: [(Resource, &str, &str, u64); 4] = [
+    (Resource::Fsize, "fsize", "-f", 1 << 30),
+    (Resource::Cpu, "cpu", "-t", u64::MAX),
+    (Resource::As, "as", "-v", 1 << 30),
+    (Resource::Data, "data", "-d", 1 << 30),
+];
+
+/// Lifts the limits of this process that a shim would inherit; they are the container's, as `--ulimit` writes them.
+pub(super) fn lift_limits() -> Result<Vec<String>> {
+    let mut lifted = Vec::new();
+    for (resource, name, letter, least) in LIFTED {
+        let limit = getrlimit(resource);
+        let Some(current) = limit.current else { continue };
+        let text = |value: Option<u64>| value.map_or("-1".to_owned(), |value| value.to_string());
+        lifted.push(format!("{name}={current}:{}", text(limit.maximum)));
+        // Without CAP_SYS_RESOURCE up to the hard limit.
+        let none = Rlimit { current: None, maximum: None };
+        let most = Rlimit { current: limit.maximum, ..limit };
+        if setrlimit(resource, none).or_else(|_| setrlimit(resource, most)).is_err()
+            || getrlimit(resource).current.is_some_and(|current| current < least)
+        {
+            return Err(Error::failed(
+                "start a shim",
+                format!("this process is limited by `ulimit {letter}`"),
+            )
+            .hint(format!("`ulimit {letter} unlimited`; --ulimit {name}=… limits the container alone")));
+        }
+    }
+    Ok(lifted)
 }
 
 /// Whatever the caller's umask takes from others, podrun may use what it makes.

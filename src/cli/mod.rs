@@ -272,6 +272,14 @@ impl Command {
 }
 
 impl Command {
+    /// Whether it may start a shim.
+    fn makes_shims(&self) -> bool {
+        match self {
+            Self::Create(args) => args.supervises(),
+            other => other.makes_processes() && !matches!(other, Self::Exec(_)),
+        }
+    }
+
     /// Whether it starts a shim, or a process in a container.
     fn makes_processes(&self) -> bool {
         matches!(
@@ -348,6 +356,9 @@ fn for_each_at_once(
 
 /// The whole program.
 pub(crate) fn main() -> ExitCode {
+    if let Err(error) = host::make_room() {
+        return fail::report(&[error], &fail::Sink::default(), true);
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return fail::usage(&error),
@@ -381,11 +392,12 @@ fn run(mut cli: Cli) -> Outcome {
         host::check_descriptors()?;
     }
     let cgroups = cli.global.manager()?;
+    let limits = if cli.command.makes_shims() { host::lift_limits()? } else { Vec::new() };
     let roots = roots()?;
     tracing::debug!(root = %roots.root.display(), run_root = %roots.run_root.display(), ?cgroups);
     match cli.command {
-        Command::Create(args) => create::run(&roots, args, cgroups),
-        Command::Run(args) => run::run(&roots, args, cgroups),
+        Command::Create(args) => create::run(&roots, args, cgroups, limits),
+        Command::Run(args) => run::run(&roots, args, cgroups, limits),
         Command::Start(args) => start::run(&roots, &args),
         Command::Exec(args) => exec::run(&roots, args),
         Command::Attach(args) => attach::run(&roots, args),

@@ -56,8 +56,8 @@ pub(super) struct Args {
     care: CareArgs,
 }
 
-pub(super) fn run(roots: &Roots, mut args: Args, cgroups: Manager) -> Outcome {
-    args.container.cgroups = cgroups;
+pub(super) fn run(roots: &Roots, mut args: Args, cgroups: Manager, inherited: Vec<String>) -> Outcome {
+    (args.container.cgroups, args.container.inherited) = (cgroups, inherited);
     let id = match args.id {
         Some(id) => id,
         None => made_up()?,

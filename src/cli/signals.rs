@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
 use podrun::error::{Error, Result};
+use podrun::sys::signal::is_ignored;
 use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
@@ -17,11 +18,12 @@ const PASSED_ON: [i32; 8] = [SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1,
 pub(super) struct Signals(SignalDelivery<UnixStream, SignalOnly>);
 
 impl Signals {
-    /// From now on these signals do nothing else.
+    /// From now on these signals do nothing else. What was ignored from the beginning, as by `nohup`, stays so.
     pub(super) fn register() -> Result<Self> {
         let failed = |error: std::io::Error| Error::failed("catch signals", error.to_string());
         let (read, write) = UnixStream::pair().map_err(failed)?;
-        SignalDelivery::with_pipe(read, write, SignalOnly, PASSED_ON).map(Self).map_err(failed)
+        let heard = PASSED_ON.into_iter().filter(|signal| !is_ignored(*signal));
+        SignalDelivery::with_pipe(read, write, SignalOnly, heard).map(Self).map_err(failed)
     }
 
     /// Those that came since the last call.

@@ -234,8 +234,11 @@ fn enter_cwd(plan: &ProcessPlan, root: impl AsFd) -> Result<(), Errno> {
 }
 
 fn cwd_error(plan: &ProcessPlan, errno: Errno) -> Error {
-    Error::at("change to the working directory", plan.cwd.to_string_lossy().as_ref(), errno)
-        .hint("it has to exist inside the container; `--cwd` chooses another")
+    let error = Error::at("change to the working directory", plan.cwd.to_string_lossy().as_ref(), errno);
+    match errno {
+        Errno::MFILE => error.hint("--ulimit nofile allows the command fewer files than its start takes"),
+        _ => error.hint("it has to exist inside the container; `--cwd` chooses another"),
+    }
 }
 
 /// And once more from the result: a directory outside the root has no path that the kernel could

@@ -49,6 +49,24 @@ pub fn reset() {
     let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
 }
 
+/// From now on `signal` does nothing; children on their way to execve [reset](reset) it.
+#[expect(unsafe_code, reason = "changes what a signal does")]
+pub fn ignore(signal: i32) {
+    // SAFETY: this disposition runs no code of this process.
+    unsafe { libc::signal(signal, libc::SIG_IGN) };
+}
+
+/// Whether this process ignores `signal`, as one under `nohup` does.
+#[expect(unsafe_code, reason = "neither rustix nor nix asks without changing it")]
+pub fn is_ignored(signal: i32) -> bool {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: nothing is changed; the kernel fills `action`, which all zero is a valid one.
+    unsafe {
+        libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) == 0
+            && action.assume_init().sa_sigaction == libc::SIG_IGN
+    }
+}
+
 #[expect(unsafe_code, reason = "glibc's sigaction refuses the two signals it uses itself")]
 fn reset_dispositions() {
     // `struct kernel_sigaction`, all zero: SIG_DFL, no flags, no restorer, empty mask.

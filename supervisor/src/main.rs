@@ -95,6 +95,8 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
+    // A log that must not grow is an error like that of a full disk.
+    podrun::sys::signal::ignore(signal_hook::consts::SIGXFSZ);
     // Who reparents to one of these two is reaped by it, and nobody may trace it or read its memory.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(|errno| Error::os("become a subreaper", errno))?;

@@ -6,6 +6,7 @@
 mod adopt;
 mod attacks;
 mod bad_input;
+mod callers;
 mod calls;
 mod cgroups;
 mod clients;

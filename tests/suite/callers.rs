@@ -1,0 +1,94 @@
+//! What a command has of its caller: limits, and signals that are ignored.
+
+use rustix::process::Signal;
+
+use crate::harness::process::status_field;
+use crate::harness::{Podrun, busybox, process};
+
+/// Without it nobody lifts a hard limit.
+fn may_lift_limits() -> bool {
+    const SYS_RESOURCE: u64 = 1 << 24;
+    let own = std::process::id().cast_signed();
+    let effective = status_field(own, "CapEff").expect("capabilities");
+    u64::from_str_radix(&effective, 16).expect("a mask") & SYS_RESOURCE != 0
+}
+
+#[test]
+fn the_callers_limits_are_the_containers_and_not_those_of_its_log() {
+    let podrun = Podrun::new();
+    let inside = "grep -E 'Max (file size|cpu time)' /proc/self/limits; seq 1 50000; echo end";
+    let script = format!(
+        "ulimit -S -f 100; ulimit -S -t 7; podrun run c --rootfs {} -- sh -c \"{inside}\"",
+        busybox()
+    );
+    let output = podrun.sh(&script).run();
+    output.expect(0);
+    let text = output.out();
+    let soft = |name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name)).expect("a limit");
+        line[name.len()..].split_whitespace().next().expect("a value").to_owned()
+    };
+    assert_eq!((soft("Max file size"), soft("Max cpu time")), ("51200".into(), "7".into()));
+    assert!(text.ends_with("50000\nend\n"), "{}", text.len());
+    assert_eq!(podrun.cmd(["logs", "c"]).ok(), text);
+    // A supervisor that is made later is not limited either.
+    podrun.sh("ulimit -S -f 1; podrun start c; podrun wait c").prints("c\n0\n");
+    assert_eq!(podrun.cmd(["logs", "--tail", "1", "c"]).ok(), "end\n");
+    podrun.cmd(["delete", "c"]).prints("c\n");
+    for limit in ["-f 100", "-t 100"] {
+        let script = format!("ulimit {limit}; podrun run --rm --rootfs {} -- echo in", busybox());
+        match may_lift_limits() {
+            true => podrun.sh(&script).prints("in\n"),
+            false => {
+                let output = podrun.sh(&script).fails(125, "this process is limited by `ulimit -");
+                assert!(output.err().contains("hint: `ulimit -"), "{output}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_small_stack_is_made_larger_or_refused() {
+    let podrun = Podrun::new();
+    let run = format!("podrun run --rm --rootfs {} -- echo in", busybox());
+    podrun.sh(&format!("ulimit -S -s 100; {run}")).prints("in\n");
+    podrun.sh(&format!("ulimit -s 100; {run}")).fails(125, "the stack is limited");
+}
+
+#[test]
+fn a_signal_that_the_caller_has_ignored_stays_ignored() {
+    let podrun = Podrun::new();
+    let script =
+        format!("trap '' HUP; exec podrun run c --rootfs {} -- sh -c 'echo up; exec sleep 1000'", busybox());
+    let mut run = podrun.sh(&script).spawn();
+    run.until("up");
+    run.signal(Signal::HUP);
+    // That one is passed on, and comes after it.
+    run.signal(Signal::TERM);
+    run.finish().expect(143);
+    podrun.cmd(["wait", "c"]).prints("143\n");
+}
+
+/// `id` would look for a name.
+const WHO: [&str; 3] = ["awk", "/^Uid/ { print $2 }", "/proc/self/status"];
+
+#[test]
+fn a_container_that_spoils_its_users_file_keeps_out_only_who_needs_it() {
+    let podrun = Podrun::new();
+    podrun.run_detached("c", &crate::harness::overlay(busybox()), ["sleep", "1000"]);
+    let init = podrun.pid("c");
+    for spoil in
+        ["rm /etc/passwd; mkfifo /etc/passwd", "ln -sf /dev/zero /etc/passwd; ln -sf /dev/zero /etc/group"]
+    {
+        podrun.cmd(["exec", "c", "sh", "-c", spoil]).exits(0);
+        for user in ["0", "5:6", "1000"] {
+            let id = user.split(':').next().expect("a number").to_owned() + "\n";
+            podrun.cmd(["exec", "-u", user, "c"].into_iter().chain(WHO)).prints(&id);
+        }
+        podrun.cmd(["exec", "c"].into_iter().chain(WHO)).prints("0\n");
+        podrun.cmd(["exec", "-u", "user", "c", "id"]).fails(125, "read /etc/passwd of the container");
+    }
+    podrun.cmd(["restart", "-t", "0", "c"]).prints("c\n");
+    assert!(!process::is_alive(init));
+    podrun.cmd(["exec", "c"].into_iter().chain(WHO)).prints("0\n");
+}
