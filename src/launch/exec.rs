@@ -34,6 +34,7 @@ use crate::cgroup::v1::Entrance;
 use crate::error::{Error, Kind, Result};
 use crate::spec::settings::Settings;
 use crate::spec::walls;
+use crate::sys::spawn::aside;
 use crate::sys::{Clone3, Cloned, clone, fd, process};
 
 /// What a process that joins is asked to be; the rest is as in [`base`](Self::base).
@@ -225,6 +226,13 @@ struct Usher<'a> {
 /// Makes the child by way of an usher, who is gone when this returns. Both are quick: nothing that the
 /// container decides can hold them up.
 fn usher(child: &Child<'_>, clone: &Clone3<'_>) -> Result<Cloned> {
+    // A time namespace is joined by whoever shares its memory with nobody.
+    if !child.plan.unseen && !child.plan.join.contains(ThreadNameSpaceType::TIME) {
+        let mut show = Show { child, clone, made: None };
+        aside(&mut show, |show| show.made = Some(show_in(show.child, show.clone, None)))
+            .map_err(|error| clone_error(&error))?;
+        return usher::child(show.made.unwrap_or_else(|| Err(not_running()))?);
+    }
     let (answer, theirs) = usher::channel()?;
     let mut keep = clone.keep.to_vec();
     keep.extend(clone.cgroup);
@@ -232,36 +240,39 @@ fn usher(child: &Child<'_>, clone: &Clone3<'_>) -> Result<Cloned> {
     let usher = Usher { child, clone, answer: &theirs };
     let made = match child.plan.unseen {
         true => Clone3 { namespaces: 0, cgroup: clone.cgroup, keep: &keep }.spawn(&usher, unseen::prepare),
-        false => Clone3 { namespaces: 0, cgroup: None, keep: &keep }.spawn(&usher, show_in),
+        false => Clone3 { namespaces: 0, cgroup: None, keep: &keep }.spawn(&usher, show),
     };
     usher::outcome(&made.map_err(|error| clone_error(&error))?, &answer, "exec")
+}
+
+/// An usher in the shim's own memory, and what it has made.
+struct Show<'a> {
+    child: &'a Child<'a>,
+    clone: &'a Clone3<'a>,
+    made: Option<Result<i32>>,
 }
 
 /// The namespaces that the child itself joins: cloning into a cgroup is a matter of where the cloning process
 /// stands in both.
 const BY_CHILD: ThreadNameSpaceType = ThreadNameSpaceType::CONTROL_GROUP.union(ThreadNameSpaceType::USER);
 
-/// The usher's whole life.
-fn show_in(usher: &Usher<'_>) -> ! {
-    let child = usher.child;
-    let made = credentials::set_oom_score(child.plan.process.oom_score_adj).and_then(|()| {
-        // The child begins in the container's cgroup: its first CPUs are those of its maker.
-        child.plan.process.scheduling.affinity.initial.map_or(Ok(()), Cpus::apply)?;
-        let mut join = child.plan.join.difference(BY_CHILD);
-        join.set(ThreadNameSpaceType::PROCESS_ID, child.plan.pid);
-        let keep: Vec<BorrowedFd<'_>> = usher
-            .clone
-            .keep
-            .iter()
-            .copied()
-            .chain(usher.clone.cgroup)
-            .chain([usher.answer.as_fd()])
-            .collect();
-        fd::close_all_but(&keep).map_err(|error| clone_error(&error))?;
-        join_namespaces(child.init, join)?;
-        usher.clone.spawn_sibling(child, main).map_err(|error| clone_error(&error))
-    });
-    usher::answer(usher.answer, made.map(|made| made.pid))
+/// The whole life of an usher with memory of its own.
+fn show(usher: &Usher<'_>) -> ! {
+    usher::answer(usher.answer, show_in(usher.child, usher.clone, Some(usher.answer.as_fd())))
+}
+
+/// Usher: makes the child where it belongs. Its pid.
+fn show_in(child: &Child<'_>, clone: &Clone3<'_>, answer: Option<BorrowedFd<'_>>) -> Result<i32> {
+    credentials::set_oom_score(child.plan.process.oom_score_adj)?;
+    // The child begins in the container's cgroup: its first CPUs are those of its maker.
+    child.plan.process.scheduling.affinity.initial.map_or(Ok(()), Cpus::apply)?;
+    let mut join = child.plan.join.difference(BY_CHILD);
+    join.set(ThreadNameSpaceType::PROCESS_ID, child.plan.pid);
+    let keep: Vec<BorrowedFd<'_>> = clone.keep.iter().copied().chain(clone.cgroup).chain(answer).collect();
+    fd::close_all_but(&keep).map_err(|error| clone_error(&error))?;
+    join_namespaces(child.init, join)?;
+    let made = clone.spawn_sibling(child, main).map_err(|error| clone_error(&error))?;
+    Ok(made.pid)
 }
 
 fn join_namespaces(init: BorrowedFd<'_>, which: ThreadNameSpaceType) -> Result<()> {

@@ -43,7 +43,11 @@ pub(super) fn outcome(usher: &Cloned, answer: &OwnedFd, what: &str) -> Result<Cl
     let length = rustix::io::read(answer, &mut text).unwrap_or(0);
     let pid: Result<i32> = serde_json::from_slice(&text[..length])
         .unwrap_or_else(|_| Err(Error::failed(what, "the process that prepares it died")));
-    let pid = pid?;
+    child(pid?)
+}
+
+/// Parent: the process `pid`, which an usher has made for it.
+pub(super) fn child(pid: i32) -> Result<Cloned> {
     // Nobody but this process can reap it: the number is still its own.
     let pidfd = Pid::from_raw(pid).ok_or(Errno::SRCH).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()));
     let pidfd = pidfd.map_err(|errno| Error::os("open a process", errno))?;

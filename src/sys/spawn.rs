@@ -63,6 +63,8 @@ type Stack = Box<[MaybeUninit<u8>]>;
 
 /// Small functions on a flat path; nothing here recurses.
 const STACK: usize = 64 * 1024;
+/// For all that becomes of such a child, and of its own children, which go on with a copy of it.
+const DEEP_STACK: usize = 1 << 20;
 
 /// Starts `program` as a grandchild that reparents away: in a session of its own, with no signal
 /// blocked or ignored, in `/`, with `/dev/null` on 0, 1 and 2, and with exactly the descriptors of
@@ -224,6 +226,29 @@ fn become_program(job: &mut Job<'_>) -> io::Result<()> {
             libc::AT_EMPTY_PATH,
         ))?;
     }
+    Ok(())
+}
+
+/// Runs `step` on `argument` in a process that has this one's memory, but descriptors, namespaces and credentials
+/// of its own; returns once it has ended, and knows what was written. As after `vfork`, nothing is copied, and this
+/// process, which must have one thread, sleeps meanwhile: `step` must be quick, and own nothing when it returns that
+/// it has made with its own descriptors.
+pub fn aside<T>(argument: &mut T, step: fn(&mut T)) -> io::Result<()> {
+    struct Aside<'a, T> {
+        argument: &'a mut T,
+        step: fn(&mut T),
+    }
+    extern "C" fn run<T>(aside: &mut Aside<'_, T>) -> ! {
+        (aside.step)(aside.argument);
+        exit(0)
+    }
+    let _blocked = signal::block_all()?;
+    let mut stack: Stack = Box::new_uninit_slice(DEEP_STACK);
+    // `as`: a small positive constant. Its siblings have the same (CLONE_PARENT): without a signal nobody could wait.
+    let exit_signal = libc::SIGCHLD as u64;
+    let args = CloneArgs { flags: CLEAR_SIGHAND, exit_signal, ..CloneArgs::default() };
+    let pid = borrowing_child(args, &mut stack, run::<T>, &mut Aside { argument, step })?;
+    reap(pid);
     Ok(())
 }
 
