@@ -322,3 +322,38 @@ pub(super) fn c_string(what: &str, text: impl AsRef<std::ffi::OsStr>) -> Result<
     let text = text.as_ref();
     CString::new(text.as_bytes()).map_err(|_| Error::usage(format!("{what} {text:?}"), "contains a NUL byte"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The label that a mount of this kind and with this option gets, as an option and for its root directory.
+    fn labels(kind: &str, option: &str, namespaces: &Namespaces) -> (Option<String>, Option<String>) {
+        let mount = serde_json::json!({
+            "destination": "/x", "type": kind, "source": "/", "options": [option],
+        });
+        let mount = serde_json::from_value(mount).unwrap();
+        let mount = Mount::of(&mount, Path::new("/"), false).unwrap().labelled(Some("u:r:t:s0"), namespaces);
+        let mut contexts = mount.options.data.into_iter().filter(|(key, _)| key == "context");
+        let context = contexts.next().and_then(|(_, value)| value);
+        assert!(contexts.next().is_none(), "{kind}");
+        (context, mount.label)
+    }
+
+    #[test]
+    fn what_is_the_containers_own_is_labelled_and_nothing_else() {
+        let own =
+            Namespaces { new: u64::from(Namespaces::flag(LinuxNamespaceType::Ipc)), ..Namespaces::default() };
+        let shared = Namespaces::default();
+        let label = || Some("u:r:t:s0".to_owned());
+        for kind in ["tmpfs", "devpts"] {
+            assert_eq!(labels(kind, "rw", &own), (label(), None), "{kind}");
+        }
+        for kind in ["proc", "sysfs", "cgroup", "cgroup2", "bind"] {
+            assert_eq!(labels(kind, "rw", &own), (None, None), "{kind}");
+        }
+        assert_eq!(labels("mqueue", "rw", &own), (None, label()));
+        assert_eq!(labels("mqueue", "rw", &shared), (None, None));
+        assert_eq!(labels("tmpfs", "context=a:b:c:s0", &own), (Some("a:b:c:s0".to_owned()), None));
+    }
+}
