@@ -374,13 +374,23 @@ fn file_system(dir: &Path) -> String {
 
 fn security_modules() -> Check {
     let list = std::fs::read_to_string("/sys/kernel/security/lsm");
-    let active = |path| std::fs::read_to_string(path).is_ok_and(|text| text.starts_with('Y'));
-    let found = match list {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let enforce = std::fs::read_to_string("/sys/fs/selinux/enforce");
+    let mut found = match &list {
         Ok(list) => list.trim().replace(',', " "),
-        Err(_) if active("/sys/module/apparmor/parameters/enabled") => "apparmor".to_owned(),
-        Err(_) if Path::new("/sys/fs/selinux/enforce").exists() => "selinux".to_owned(),
+        Err(_) if read("/sys/module/apparmor/parameters/enabled").starts_with('Y') => "apparmor".to_owned(),
+        Err(_) if enforce.is_ok() => "selinux".to_owned(),
         Err(_) => "neither AppArmor nor SELinux".to_owned(),
     };
+    if let Ok(enforce) = enforce {
+        // Without a policy a process has no context, but the kernel's own name.
+        let policy = read("/proc/thread-self/attr/current").contains(':');
+        match (policy, enforce.trim()) {
+            (false, _) => found.push_str("; SELinux has no policy loaded"),
+            (true, "0") => found.push_str("; SELinux is permissive and denies nothing"),
+            (true, _) => {}
+        }
+    }
     Check::new("security modules", Verdict::Info, found)
 }
 

@@ -109,8 +109,9 @@ fn insert(
         args: spec.process().as_ref().and_then(|process| process.args().clone()).unwrap_or_default(),
         ..State::creating(id, Mode::Supervised, cgroup_path, roots.container(id).dir)
     };
+    let label = spec.linux().as_ref().and_then(|linux| linux.mount_label().as_deref());
     store::insert(roots, id, |new| {
-        files.iter().try_for_each(|file| file.write_into(&new.dir))?;
+        files.iter().try_for_each(|file| file.write_into(&new.dir, label))?;
         publish::json(&new.spec(), &Ordered(spec), Durability::Atomic)?;
         store::write_state(new, &state, Durability::Atomic)
     })?;

@@ -344,6 +344,10 @@ fn join(child: &Child<'_>) -> Result<Error> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(c"/", flags, Mode::empty()).map_err(|errno| Error::at("open", "/", errno))?;
     if let Stdio::Terminal { size } = child.stdio {
+        // A terminal belongs to who opens it, and has to belong to somebody whom the namespace knows.
+        if child.plan.join.contains(ThreadNameSpaceType::USER) {
+            userns::become_root()?;
+        }
         gate::opened(&child.report, take_terminal(&root, &process, size, true)?)?;
     }
     let proc = process.labels.prepare()?;

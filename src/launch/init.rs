@@ -36,7 +36,7 @@ pub(super) fn run(command: &Command<'_>, ending: BorrowedFd<'_>) -> Error {
     let proc = command.proc.map(AsFd::as_fd);
     let keep: Vec<_> = stdio.into_iter().chain([command.gate]).chain(proc).collect();
     match (Clone3 { namespaces: 0, cgroup: None, keep: &keep }).spawn(command, main) {
-        Ok(child) => supervise(command.process, child.pid, ending),
+        Ok(child) => supervise(command, child.pid, ending),
         Err(error) => Error::io("start", command.file.to_string_lossy().as_ref(), &error),
     }
 }
@@ -56,7 +56,11 @@ fn main(command: &Command<'_>) -> ! {
 
 /// Nothing of the container is open here any more: neither the gate (its end of file means that
 /// the command was executed) nor the output (its end of file means that nobody writes any more).
-fn supervise(process: &ProcessPlan, command: i32, ending: BorrowedFd<'_>) -> ! {
+fn supervise(started: &Command<'_>, command: i32, ending: BorrowedFd<'_>) -> ! {
+    // It may be looked into as far as the command may, and is no way around the profile.
+    if started.proc.is_some_and(|proc| started.process.labels.take_on(proc).is_err()) {
+        clone::exit(125);
+    }
     // Where it is no PID 1, orphans come to it all the same.
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
     // Every signal has been blocked since before the clone, so that none was missed.
@@ -71,7 +75,7 @@ fn supervise(process: &ProcessPlan, command: i32, ending: BorrowedFd<'_>) -> ! {
     }
     let Ok(signals) = signal::Incoming::new() else { clone::exit(125) };
     // From here on it only reads, waits, signals and writes.
-    if credentials::settle(process).is_err() {
+    if credentials::settle(started.process).is_err() {
         clone::exit(125);
     }
     loop {

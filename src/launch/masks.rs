@@ -26,7 +26,7 @@ pub(super) fn hide(root: &OwnedFd, plan: &Plan) -> Result<()> {
         let stat = rustix::fs::fstat(&target).map_err(failed)?;
         let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
         let cover = if is_directory { &mut empty } else { &mut null };
-        let make = || if is_directory { rootfs::empty() } else { dev::null(root, plan) };
+        let make = || if is_directory { rootfs::empty(plan.label.as_deref()) } else { dev::null(root, plan) };
         // Before Linux 6.15 only an attached mount can be copied: the first of each kind is
         // attached, the others are its copies.
         let tree = match cover {

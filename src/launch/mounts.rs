@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path};
 
-use rustix::fs::{CWD, FileType};
+use rustix::fs::{CWD, FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
@@ -145,7 +145,18 @@ pub(super) fn file_system(mount: &Mount) -> Result<OwnedFd> {
         mount_setattr(&tree, false, &propagation)
             .map_err(|error| Error::io("set the propagation of", &mount.destination, &error))?;
     }
+    if let Some(label) = &mount.label {
+        // Where that may not be, the container cannot use it: nothing is opened to anybody.
+        let _ = set_label(&tree, label);
+    }
     Ok(tree)
+}
+
+/// Gives the root directory of `tree` an SELinux label.
+fn set_label(tree: &OwnedFd, label: &str) -> Result<(), Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = rustix::fs::openat(tree, ".", flags, Mode::empty())?;
+    rustix::fs::fsetxattr(dir, "security.selinux", label.as_bytes(), XattrFlags::empty())
 }
 
 /// A new, detached file system.

@@ -23,6 +23,8 @@ pub struct Plan {
     pub(super) rootfs: PathBuf,
     pub(super) read_only: bool,
     pub(super) overlay: Option<Overlay>,
+    /// The SELinux label of the files that are the container's own.
+    pub(super) label: Option<String>,
     /// A user namespace of the container's own.
     pub(super) userns: Option<Maps>,
     /// A directory of podrun's own, upon which mounts wait for an init in a user namespace.
@@ -74,8 +76,6 @@ pub(super) struct Overlay {
     pub(super) work: PathBuf,
     /// What the container must not see of the root filesystem: podrun's own directories.
     pub(super) hidden: Vec<PathBuf>,
-    /// The SELinux label of its files.
-    pub(super) label: Option<String>,
 }
 
 /// Which namespaces the container has of its own, and how it comes by them.
@@ -136,6 +136,8 @@ pub(super) struct Mount {
     pub(super) options: Options,
     /// An idmapped mount.
     pub(super) idmap: Option<MountMap>,
+    /// The SELinux label of its root directory, where the whole file system cannot be given one.
+    pub(super) label: Option<String>,
 }
 
 /// How a mount is idmapped.
@@ -207,7 +209,7 @@ pub fn plan(spec: &Spec, settings: &Settings, paths: &ContainerPaths, bundle: &P
     let masked = linux.and_then(|linux| linux.masked_paths().as_ref());
     let read_only_paths = linux.and_then(|linux| linux.readonly_paths().as_ref());
     let label = linux.and_then(|linux| linux.mount_label().as_deref()).filter(|label| !label.is_empty());
-    label.map(labels::host_has_selinux).transpose()?;
+    label.map(labels::check_selinux).transpose()?;
     let namespaces = Namespaces::of(spec)?;
     if spec.hostname().as_ref().is_some_and(|name| !name.is_empty())
         && !namespaces.is_new(LinuxNamespaceType::Uts)
@@ -221,8 +223,8 @@ pub fn plan(spec: &Spec, settings: &Settings, paths: &ContainerPaths, bundle: &P
             upper: paths.upper(),
             work: paths.work(),
             hidden: hidden(paths),
-            label: label.map(str::to_owned),
         }),
+        label: label.map(str::to_owned),
         userns: Maps::of(spec).filter(|_| namespaces.is_new(LinuxNamespaceType::User)),
         stage: paths.run_dir.clone(),
         idmap_root: settings.idmap_root,
@@ -231,7 +233,7 @@ pub fn plan(spec: &Spec, settings: &Settings, paths: &ContainerPaths, bundle: &P
             .iter()
             .flatten()
             .map(|mount| Mount::of(mount, bundle, namespaces.is_new(LinuxNamespaceType::User)))
-            .map(|mount| Ok(mount?.labelled(label)))
+            .map(|mount| Ok(mount?.labelled(label, &namespaces)))
             .collect::<Result<_>>()?,
         devices: linux.and_then(|linux| linux.devices().clone()).unwrap_or_default(),
         resources: limits::resources(spec).cloned(),
@@ -262,10 +264,17 @@ fn hidden(paths: &ContainerPaths) -> Vec<PathBuf> {
 
 impl Mount {
     /// The same mount, its files labelled where they are the container's own.
-    fn labelled(mut self, label: Option<&str>) -> Self {
-        let kernels = ["proc", "sysfs", "cgroup", "cgroup2"].contains(&self.kind.as_str());
-        if let Some(label) = label.filter(|_| !kernels && !self.options.bind) {
-            self.options.data.push(("context".to_owned(), Some(label.to_owned())));
+    fn labelled(mut self, label: Option<&str>, namespaces: &Namespaces) -> Self {
+        let Some(label) = label.filter(|_| !self.options.bind) else { return self };
+        let own = self.options.data.iter().any(|(key, _)| key == "context");
+        match self.kind.as_str() {
+            "proc" | "sysfs" | "cgroup" | "cgroup2" => {}
+            // It is as old as the IPC namespace, and has no label as a whole.
+            "mqueue" => {
+                self.label = namespaces.is_new(LinuxNamespaceType::Ipc).then(|| label.to_owned());
+            }
+            _ if own => {}
+            _ => self.options.data.push(("context".to_owned(), Some(label.to_owned()))),
         }
         self
     }
@@ -304,7 +313,7 @@ impl Mount {
         if kind.is_empty() && !options.bind {
             return Err(Error::usage(what(), "has no type"));
         }
-        Ok(Self { destination: destination.clone(), kind, source, options, idmap })
+        Ok(Self { destination: destination.clone(), kind, source, options, idmap, label: None })
     }
 }
 
@@ -312,4 +321,39 @@ impl Mount {
 pub(super) fn c_string(what: &str, text: impl AsRef<std::ffi::OsStr>) -> Result<CString> {
     let text = text.as_ref();
     CString::new(text.as_bytes()).map_err(|_| Error::usage(format!("{what} {text:?}"), "contains a NUL byte"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The label that a mount of this kind and with this option gets, as an option and for its root directory.
+    fn labels(kind: &str, option: &str, namespaces: &Namespaces) -> (Option<String>, Option<String>) {
+        let mount = serde_json::json!({
+            "destination": "/x", "type": kind, "source": "/", "options": [option],
+        });
+        let mount = serde_json::from_value(mount).unwrap();
+        let mount = Mount::of(&mount, Path::new("/"), false).unwrap().labelled(Some("u:r:t:s0"), namespaces);
+        let mut contexts = mount.options.data.into_iter().filter(|(key, _)| key == "context");
+        let context = contexts.next().and_then(|(_, value)| value);
+        assert!(contexts.next().is_none(), "{kind}");
+        (context, mount.label)
+    }
+
+    #[test]
+    fn what_is_the_containers_own_is_labelled_and_nothing_else() {
+        let own =
+            Namespaces { new: u64::from(Namespaces::flag(LinuxNamespaceType::Ipc)), ..Namespaces::default() };
+        let shared = Namespaces::default();
+        let label = || Some("u:r:t:s0".to_owned());
+        for kind in ["tmpfs", "devpts"] {
+            assert_eq!(labels(kind, "rw", &own), (label(), None), "{kind}");
+        }
+        for kind in ["proc", "sysfs", "cgroup", "cgroup2", "bind"] {
+            assert_eq!(labels(kind, "rw", &own), (None, None), "{kind}");
+        }
+        assert_eq!(labels("mqueue", "rw", &own), (None, label()));
+        assert_eq!(labels("mqueue", "rw", &shared), (None, None));
+        assert_eq!(labels("tmpfs", "context=a:b:c:s0", &own), (Some("a:b:c:s0".to_owned()), None));
+    }
 }

@@ -26,6 +26,7 @@ pub(super) fn build(plan: &Plan, within: Option<(BorrowedFd<'_>, &OwnedFd)>) -> 
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let base = rustix::fs::open(&plan.rootfs, flags, Mode::empty()).map_err(failed)?;
     refuse_empty(plan, &base)?;
+    let label = plan.label.as_deref();
     let root = match &plan.overlay {
         None => {
             let copy = copy_tree(&base, true).map_err(failed)?;
@@ -35,8 +36,8 @@ pub(super) fn build(plan: &Plan, within: Option<(BorrowedFd<'_>, &OwnedFd)>) -> 
             copy
         }
         Some(overlay) => match userns {
-            None => self::overlay(&base, overlay)?,
-            Some(userns) => self::overlay(&lower(plan, &base, userns, stage)?, overlay)?,
+            None => self::overlay(&base, overlay, label)?,
+            Some(userns) => self::overlay(&lower(plan, &base, userns, stage)?, overlay, label)?,
         },
     };
     // pivot_root wants a mount point.
@@ -48,7 +49,7 @@ pub(super) fn build(plan: &Plan, within: Option<(BorrowedFd<'_>, &OwnedFd)>) -> 
             show_host_mounts(&root, &overlay.hidden, userns)?;
         }
         for hidden in &overlay.hidden {
-            hide(&root, &plan.rootfs, hidden)?;
+            hide(&root, plan, hidden)?;
         }
     }
     Ok(root)
@@ -163,8 +164,7 @@ fn pivot(root: &OwnedFd) -> Result<()> {
     rustix::process::chdir(c"/").map_err(failed)
 }
 
-fn overlay(base: &OwnedFd, overlay: &Overlay) -> Result<OwnedFd> {
-    let label = overlay.label.as_deref();
+fn overlay(base: &OwnedFd, overlay: &Overlay, label: Option<&str>) -> Result<OwnedFd> {
     match overlay_on(base, &overlay.upper, &overlay.work, label) {
         // The file system of the state directory cannot be an upper layer: an overlay, mostly.
         Err(error) if error.errno() == Some(Errno::INVAL) => {
@@ -251,17 +251,19 @@ fn show_host_mounts(root: &OwnedFd, hidden: &[PathBuf], userns: Option<BorrowedF
 }
 
 /// Puts an empty directory over the host's `hidden`, where the container would see it.
-fn hide(root: &OwnedFd, rootfs: &Path, hidden: &Path) -> Result<()> {
-    let Ok(inside) = hidden.strip_prefix(rootfs) else { return Ok(()) };
+fn hide(root: &OwnedFd, plan: &Plan, hidden: &Path) -> Result<()> {
+    let Ok(inside) = hidden.strip_prefix(&plan.rootfs) else { return Ok(()) };
     let failed = |errno| Error::at("hide", hidden, errno);
     match root::open(root, &Path::new("/").join(inside), OFlags::PATH | OFlags::DIRECTORY) {
-        Ok(place) => attach(empty()?.as_fd(), place).map_err(failed),
+        Ok(place) => attach(empty(plan.label.as_deref())?.as_fd(), place).map_err(failed),
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(()),
         Err(errno) => Err(failed(errno)),
     }
 }
 
-/// An empty directory that nobody can fill.
-pub(super) fn empty() -> Result<OwnedFd> {
-    new_file_system("tmpfs", &[("nr_inodes", Some("2"))], RDONLY | NOSUID | NODEV | NOEXEC)
+/// An empty directory that nobody can fill, with an SELinux label.
+pub(super) fn empty(label: Option<&str>) -> Result<OwnedFd> {
+    let mut settings = vec![("nr_inodes", Some("2"))];
+    settings.extend(label.map(|label| ("context", Some(label))));
+    new_file_system("tmpfs", &settings, RDONLY | NOSUID | NODEV | NOEXEC)
 }

@@ -5,6 +5,8 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use rustix::fs::XattrFlags;
+
 use crate::error::{Error, Result};
 use crate::spec::host::Host;
 use crate::spec::options::Network;
@@ -19,12 +21,17 @@ pub struct RootFile {
 }
 
 impl RootFile {
-    /// Writes it into `dir`, readable for every user of the container.
-    pub fn write_into(&self, dir: &Path) -> Result<()> {
+    /// Writes it into `dir`, readable for every user of the container, and with the SELinux label of its files.
+    pub fn write_into(&self, dir: &Path, label: Option<&str>) -> Result<()> {
         let path = dir.join(self.name);
         let written = std::fs::write(&path, &self.content)
             .and_then(|()| std::fs::set_permissions(&path, Permissions::from_mode(0o644)));
-        written.map_err(|error| Error::io("write", &path, &error))
+        written.map_err(|error| Error::io("write", &path, &error))?;
+        if let Some(label) = label {
+            // A file system without labels has one for all; whether there is such a label is said later.
+            let _ = rustix::fs::setxattr(&path, "security.selinux", label.as_bytes(), XattrFlags::empty());
+        }
+        Ok(())
     }
 }
 
@@ -69,7 +76,7 @@ mod tests {
     #[test]
     fn every_user_of_the_container_may_read_a_file() {
         let dir = tempfile::tempdir().unwrap();
-        RootFile { name: "hosts", content: "x".into() }.write_into(dir.path()).unwrap();
+        RootFile { name: "hosts", content: "x".into() }.write_into(dir.path(), None).unwrap();
         let mode = dir.path().join("hosts").metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o644);
     }

@@ -47,6 +47,12 @@ fn root_inside_is_nobody_outside() {
     let output =
         podrun.cmd(["exec", "--user", "1000", "c", "--", "sh", "-c", "echo x > /dev/stdout; id -u"]).run();
     assert_eq!((output.out().as_str(), output.code), ("x\n1000\n", Some(0)), "{output}");
+    for (user, uid) in [("root", 0), ("user", 1000)] {
+        let script = "tty; stat -c %u /dev/pts/0; id -u";
+        podrun
+            .cmd(["exec", "-t", "--user", user, "c", "--", "sh", "-c", script])
+            .prints(&format!("/dev/pts/0\r\n{uid}\r\n{uid}\r\n"));
+    }
 }
 
 #[test]
