@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use oci_spec::runtime::Capability;
 use podrun::client::{Begun, Execution, Received};
@@ -14,7 +15,7 @@ use podrun::runtime;
 use podrun::spec::bundle;
 use podrun::state::publish::{self, Durability};
 use podrun::state::{Ending, store};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
@@ -180,11 +181,12 @@ fn by_shim(roots: &Roots, args: Args) -> Outcome {
         (false, true) => own,
         (false, false) => [null.as_fd(), own[1], own[2]],
     };
+    // Before there is a process that could speak to whoever sends one.
+    let signals = if args.detach { None } else { Some(Signals::register()?) };
     let mut execution = match Execution::begin(roots, &args.id, request, fds)? {
         Begun::Execution(execution) => execution,
         Begun::NotRunning(view) => return Err(not_running(what(), &view).into()),
     };
-    let signals = if args.detach { None } else { Some(Signals::register()?) };
     let attended = match signals {
         Some(signals) if args.tty => sit(&mut execution, args.interactive, signals, pid_file)?,
         signals => attend(&mut execution, signals, pid_file)?,
@@ -199,9 +201,40 @@ fn by_shim(roots: &Roots, args: Args) -> Outcome {
     }
 }
 
-/// The signals that end this command while the process is not its own yet: in a container that froze meanwhile it
+/// The signals that end this command while the process is not known to run: in a container that froze meanwhile it
 /// may be long in coming.
 const ENDING: [i32; 4] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM];
+/// How long after such a signal a process that runs may take to be known for it.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// What came before the process was known to run. It may have run all the same, and has been told.
+#[derive(Debug, Default)]
+struct Early(Option<(i32, Instant)>);
+
+impl Early {
+    /// Passes `signal` on.
+    fn take(&mut self, process: &mut Execution<'_>, signal: i32) -> Result<()> {
+        process.signal(signal)?;
+        if ENDING.contains(&signal) && !process.started() {
+            // Whoever asks twice does not wait.
+            let until = if self.0.is_some() { Instant::now() } else { Instant::now() + GRACE };
+            self.0 = Some((signal, until));
+        }
+        Ok(())
+    }
+
+    /// How long it may still take.
+    fn left(&self, process: &Execution<'_>) -> Option<Timespec> {
+        let (_, until) = self.0.filter(|_| !process.started())?;
+        Timespec::try_from(until.saturating_duration_since(Instant::now())).ok()
+    }
+
+    /// The signal that ends this command now, with what it has asked for.
+    fn ends(&self, process: &mut Execution<'_>) -> Option<i32> {
+        let (signal, until) = self.0?;
+        (until <= Instant::now() && process.withdraw()).then_some(signal)
+    }
+}
 
 /// How an exec was left.
 enum Attended {
@@ -217,6 +250,7 @@ fn sit(
     mut signals: Signals,
     pid_file: Option<&Path>,
 ) -> Result<Option<Attended>> {
+    let mut early = Early::default();
     let master = loop {
         match process.try_receive()? {
             Received::Reply(reply, fds) => match *reply {
@@ -232,16 +266,16 @@ fn sit(
             Received::Closed => return Ok(None),
             Received::NotYet => {}
         }
+        if let Some(signal) = early.ends(process) {
+            return Ok(Some(Attended::Signalled(signal)));
+        }
+        let left = early.left(process);
         let mut fds = [PollFd::new(process, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];
-        match poll(&mut fds, None) {
+        match poll(&mut fds, left.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(Error::os("poll", errno)),
         }
-        if let Some(signal) = signals.pending().find(|signal| ENDING.contains(signal))
-            && process.withdraw()
-        {
-            return Ok(Some(Attended::Signalled(signal)));
-        }
+        signals.pending().try_for_each(|signal| early.take(process, signal))?;
     };
     let master = master.ok_or_else(|| Error::failed("exec", "the shim passed no terminal"))?;
     Ok(match session::run(process, master, interactive, signals)? {
@@ -262,6 +296,7 @@ fn attend(
     mut signals: Option<Signals>,
     pid_file: Option<&Path>,
 ) -> Result<Option<Attended>> {
+    let mut early = Early::default();
     loop {
         match process.try_receive()? {
             Received::Reply(reply, _) => match *reply {
@@ -280,19 +315,20 @@ fn attend(
             Received::Closed => return Ok(None),
             Received::NotYet => {}
         }
+        if let Some(signal) = early.ends(process) {
+            return Ok(Some(Attended::Signalled(signal)));
+        }
+        let left = early.left(process);
         let mut fds = vec![PollFd::new(process, PollFlags::IN)];
         fds.extend(signals.as_ref().map(|signals| PollFd::new(signals, PollFlags::IN)));
-        match poll(&mut fds, None) {
+        match poll(&mut fds, left.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(Error::os("poll", errno)),
         }
         if fds.get(1).is_some_and(|fd| !fd.revents().is_empty()) {
             drop(fds);
             for signal in signals.iter_mut().flat_map(Signals::pending) {
-                if ENDING.contains(&signal) && process.withdraw() {
-                    return Ok(Some(Attended::Signalled(signal)));
-                }
-                process.signal(signal)?;
+                early.take(process, signal)?;
             }
         }
     }

@@ -117,7 +117,12 @@ impl<'a> Execution<'a> {
         self.process.is_some()
     }
 
-    /// Ends what has not become the command yet. False: it has, or may have.
+    /// Whether a shim has said that the command was executed.
+    pub fn started(&self) -> bool {
+        self.started
+    }
+
+    /// Ends what is not known to have become the command. False: it has.
     pub fn withdraw(&mut self) -> bool {
         if !self.started {
             // A shim that is gone has nothing to withdraw.
