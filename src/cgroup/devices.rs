@@ -10,7 +10,7 @@
 //! and an access decides, as in cgroup v1. What no rule names is denied.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, LinuxResources};
 use rustix::io::Errno;
@@ -235,8 +235,18 @@ impl Cgroup {
                 }
             },
         };
-        bpf::attach_device_program(self.as_fd(), loaded.as_fd(), old.as_ref().map(AsFd::as_fd))
-            .map_err(failed)
+        match bpf::attach_device_program(self.as_fd(), loaded.as_fd(), old.as_ref().map(AsFd::as_fd)) {
+            // A cgroup that is still there from the run before has it already, and takes none twice.
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) && self.has(loaded.as_fd()) => {
+                Ok(())
+            }
+            other => other.map_err(failed),
+        }
+    }
+
+    fn has(&self, program: BorrowedFd<'_>) -> bool {
+        let own = bpf::device_program(self.as_fd()).ok().flatten();
+        own.is_some_and(|own| bpf::program_id(own.as_fd()) == bpf::program_id(program))
     }
 
     /// Where the program that nearly all containers have is kept: a cgroup below that of podrun's shims, in which

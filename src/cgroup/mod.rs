@@ -3,6 +3,7 @@
 //! ```text
 //!  <mount>/podrun/ctr-ID     the workload: limits, freeze, kill, events
 //!  <mount>/podrun/_shims     every shim, outside those limits and outside the caller's cgroup
+//!    └── devices-HASH         nothing: it keeps the device program that containers share
 //! ```
 //!
 //! [`limits`] says which files hold what OCI asks for, `change` puts others in their place, `controllers`

@@ -18,11 +18,12 @@ const PASSED_ON: [i32; 8] = [SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1,
 pub(super) struct Signals(SignalDelivery<UnixStream, SignalOnly>);
 
 impl Signals {
-    /// From now on these signals do nothing else. What was ignored from the beginning, as by `nohup`, stays so.
+    /// From now on these signals do nothing else. A SIGHUP that was ignored from the beginning, as by `nohup`, stays
+    /// so; SIGINT and SIGQUIT do not, which a shell has every command in the background ignore.
     pub(super) fn register() -> Result<Self> {
         let failed = |error: std::io::Error| Error::failed("catch signals", error.to_string());
         let (read, write) = UnixStream::pair().map_err(failed)?;
-        let heard = PASSED_ON.into_iter().filter(|signal| !is_ignored(*signal));
+        let heard = PASSED_ON.into_iter().filter(|signal| *signal != SIGHUP || !is_ignored(SIGHUP));
         SignalDelivery::with_pipe(read, write, SignalOnly, heard).map(Self).map_err(failed)
     }
 

@@ -143,3 +143,9 @@ pub fn device_program(cgroup: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
     let mut by_id = [ids[0], 0, 0];
     descriptor(bpf(PROG_GET_FD_BY_ID, &mut by_id)?).map(Some)
 }
+
+/// The kernel's number of a program, as `bpftool` shows it.
+pub fn program_id(program: BorrowedFd<'_>) -> Option<u32> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd())).ok()?;
+    info.lines().find_map(|line| line.strip_prefix("prog_id:"))?.trim().parse().ok()
+}

@@ -14,14 +14,17 @@
 //! the caller has gone on by then.
 
 use std::arch::asm;
-use std::ffi::{CStr, CString, c_char};
+use std::ffi::{CStr, CString, c_char, c_void};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::libc;
 use rustix::fs::{Mode, OFlags};
+use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
+use rustix::param::page_size;
 
 use super::clone::{CLEAR_SIGHAND, CloneArgs, INTO_CGROUP, exit};
 use super::fd::{Fate, all_but};
@@ -60,6 +63,37 @@ struct Job<'a> {
 
 /// A child's stack. Never written before it is one: of its pages only those exist that were used.
 type Stack = Box<[MaybeUninit<u8>]>;
+
+/// A stack that nothing of the heap is near: below it is a page that nobody can touch.
+struct MappedStack(NonNull<c_void>);
+
+impl MappedStack {
+    #[expect(unsafe_code, reason = "maps memory")]
+    fn new() -> io::Result<Self> {
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping, at an address of the kernel's choice.
+        let start = unsafe { mmap_anonymous(std::ptr::null_mut(), DEEP_STACK, access, MapFlags::PRIVATE) }?;
+        let mapped = Self(NonNull::new(start).ok_or(io::ErrorKind::OutOfMemory)?);
+        // SAFETY: its first page, which nothing refers to.
+        unsafe { mprotect(start, page_size(), MprotectFlags::empty()) }?;
+        Ok(mapped)
+    }
+
+    #[expect(unsafe_code, reason = "memory that the kernel gave")]
+    fn room(&mut self) -> &mut [MaybeUninit<u8>] {
+        let guard = page_size();
+        // SAFETY: all of the mapping but its first page, which lives as long as `self` and is nobody else's.
+        unsafe { std::slice::from_raw_parts_mut(self.0.as_ptr().byte_add(guard).cast(), DEEP_STACK - guard) }
+    }
+}
+
+impl Drop for MappedStack {
+    #[expect(unsafe_code, reason = "unmaps memory")]
+    fn drop(&mut self) {
+        // SAFETY: the whole mapping, which nothing refers to any more.
+        let _ = unsafe { munmap(self.0.as_ptr(), DEEP_STACK) };
+    }
+}
 
 /// Small functions on a flat path; nothing here recurses.
 const STACK: usize = 64 * 1024;
@@ -243,11 +277,11 @@ pub fn aside<T>(argument: &mut T, step: fn(&mut T)) -> io::Result<()> {
         exit(0)
     }
     let _blocked = signal::block_all()?;
-    let mut stack: Stack = Box::new_uninit_slice(DEEP_STACK);
+    let mut stack = MappedStack::new()?;
     // `as`: a small positive constant. Its siblings have the same (CLONE_PARENT): without a signal nobody could wait.
     let exit_signal = libc::SIGCHLD as u64;
     let args = CloneArgs { flags: CLEAR_SIGHAND, exit_signal, ..CloneArgs::default() };
-    let pid = borrowing_child(args, &mut stack, run::<T>, &mut Aside { argument, step })?;
+    let pid = borrowing_child(args, stack.room(), run::<T>, &mut Aside { argument, step })?;
     reap(pid);
     Ok(())
 }
