@@ -245,8 +245,8 @@ impl Cgroup {
     }
 
     fn has(&self, program: BorrowedFd<'_>) -> bool {
-        let own = bpf::device_program(self.as_fd()).ok().flatten();
-        own.is_some_and(|own| bpf::program_id(own.as_fd()) == bpf::program_id(program))
+        let own = bpf::device_programs(self.as_fd()).unwrap_or_default();
+        bpf::program_id(program).is_some_and(|id| own.contains(&id))
     }
 
     /// Where the program that nearly all containers have is kept: a cgroup below that of podrun's shims, in which
@@ -259,7 +259,13 @@ impl Cgroup {
         program.hash(&mut hasher);
         let path = shims.join(format!("devices-{:x}", hasher.finish()));
         match Self::open(&path) {
-            Ok(None) if shims.exists() => Self::create(&path).ok(),
+            Ok(None) => {
+                // Those of other releases: who has such a program keeps it.
+                for old in Self::open(&shims).ok()??.children().ok()? {
+                    let _ = std::fs::remove_dir(old.path());
+                }
+                Self::create(&path).ok()
+            }
             other => other.ok().flatten(),
         }
     }

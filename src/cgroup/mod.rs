@@ -16,6 +16,7 @@
 //! never taken for this one.
 
 use std::cell::OnceCell;
+use std::collections::HashSet;
 use std::ffi::CString;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -118,25 +119,54 @@ impl Cgroup {
     /// Ends every process in it and below, by SIGKILL. The call returns at once: wait for
     /// [`events`](Self::events), or for the processes.
     pub fn kill(&self) -> Result<()> {
-        self.write("cgroup.kill", "1")?;
-        // The kernel kills the first thread of each. A process that lives on without that one hears nothing
-        // of it (Linux 6.18), and is told as a whole.
-        for (_, process) in self.processes().unwrap_or_default() {
-            let _ = signal::send(process, SIGKILL);
+        let mut told = HashSet::new();
+        // The kernel kills the first thread of each. A process that lives on without that one hears nothing of it
+        // (Linux 6.18), and is told as a whole; what it has made meanwhile is in the next listing.
+        loop {
+            self.write("cgroup.kill", "1")?;
+            let Ok(pids) = self.procs() else { return Ok(()) };
+            if pids.iter().filter(|pid| told.insert(**pid)).count() == 0 {
+                return Ok(());
+            }
+            self.signal_those(&pids, SIGKILL)?;
         }
-        Ok(())
     }
 
-    /// Every process in it and below, and a pidfd that surely stands for it: a pid may have passed to a stranger
-    /// between the listing and the opening, but only what a second listing still has is what the first one meant.
-    pub fn processes(&self) -> Result<Vec<(i32, OwnedFd)>> {
-        let open = |pid: i32| Some((pid, pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?));
-        let mut opened: Vec<_> = self.procs()?.into_iter().filter_map(open).collect();
-        if !opened.is_empty() {
+    /// Sends `signal` to every process in it and below, but not to `except`.
+    pub fn signal(&self, signal: i32, except: Option<i32>) -> Result<()> {
+        let mut pids = self.procs()?;
+        pids.retain(|pid| Some(*pid) != except);
+        self.signal_those(&pids, signal)
+    }
+
+    /// A pid may have passed to a stranger between the listing and the opening: only what another listing still has
+    /// is what the first one meant.
+    fn signal_those(&self, pids: &[i32], signal: i32) -> Result<()> {
+        /// As many descriptors are open at once.
+        const BATCH: usize = 16;
+        for batch in pids.chunks(BATCH) {
+            let mut opened = Vec::with_capacity(batch.len());
+            for pid in batch.iter().filter_map(|pid| Pid::from_raw(*pid)) {
+                match pidfd_open(pid, PidfdFlags::empty()) {
+                    Ok(pidfd) => opened.push((pid.as_raw_nonzero().get(), pidfd)),
+                    Err(Errno::SRCH) => {}
+                    Err(errno) => return Err(Error::os("open a process", errno)),
+                }
+            }
+            if opened.is_empty() {
+                continue;
+            }
             let still = self.procs()?;
-            opened.retain(|(pid, _)| still.contains(pid));
+            for (_, process) in opened.iter().filter(|(pid, _)| still.contains(pid)) {
+                match signal::send(process, signal) {
+                    Err(error) if Errno::from_io_error(&error) != Some(Errno::SRCH) => {
+                        return Err(Error::io(&format!("send signal {signal} to"), &self.path, &error));
+                    }
+                    _ => {}
+                }
+            }
         }
-        Ok(opened)
+        Ok(())
     }
 
     /// Every process in it and below.

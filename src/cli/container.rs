@@ -188,8 +188,8 @@ pub(super) fn own_window() -> Option<WindowSize> {
     fds.into_iter().find_map(|fd| rustix::termios::tcgetwinsize(fd).ok()).map(WindowSize::from)
 }
 
-/// The container that the OCI bundle at `dir` describes, for a shim.
-pub(super) fn of_bundle(dir: &Path, rm: bool, cgroups: Manager) -> Result<Compiled> {
+/// The container that the OCI bundle at `dir` describes, for a shim; `inherited` limits it where it says nothing.
+pub(super) fn of_bundle(dir: &Path, rm: bool, cgroups: Manager, inherited: &[String]) -> Result<Compiled> {
     let dir = std::path::absolute(dir).map_err(|error| Error::io("resolve", dir, &error))?;
     let mut spec = runtime::read_config(&dir)?;
     let hooks = spec.hooks().as_ref();
@@ -207,6 +207,7 @@ pub(super) fn of_bundle(dir: &Path, rm: bool, cgroups: Manager) -> Result<Compil
         }
     }
     bundle::anchor(&mut spec, &dir);
+    spec::walls::inherit(&mut spec, inherited)?;
     let mut settings = Settings::of(&spec)?;
     settings.rm |= rm;
     settings.cgroups = cgroups;

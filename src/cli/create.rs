@@ -86,7 +86,7 @@ pub(super) fn run(roots: &Roots, mut args: Args, cgroups: Manager, inherited: Ve
     }
     (args.container.cgroups, args.container.inherited) = (cgroups, inherited);
     let (compiled, reserved) = match &args.bundle {
-        Some(bundle) => (of_bundle(bundle, false, cgroups)?, None),
+        Some(bundle) => (of_bundle(bundle, false, cgroups, &args.container.inherited)?, None),
         None => args.container.compile(args.walls, args.limits, args.care, roots, &args.id, false)?,
     };
     let (_, pid) = client::create(roots, &args.id, &compiled.spec, &compiled.files)?;

@@ -181,9 +181,13 @@ fn by_shim(roots: &Roots, args: Args) -> Outcome {
         (false, true) => own,
         (false, false) => [null.as_fd(), own[1], own[2]],
     };
-    // Before there is a process that could speak to whoever sends one.
-    let signals = if args.detach { None } else { Some(Signals::register()?) };
-    let mut execution = match Execution::begin(roots, &args.id, request, fds)? {
+    let mut signals = None;
+    // No later: from then on there may be a process, and whoever hears of it may send one.
+    let register = || {
+        signals = if args.detach { None } else { Some(Signals::register()?) };
+        Ok(())
+    };
+    let mut execution = match Execution::begin(roots, &args.id, request, fds, register)? {
         Begun::Execution(execution) => execution,
         Begun::NotRunning(view) => return Err(not_running(what(), &view).into()),
     };
@@ -214,8 +218,11 @@ struct Early(Option<(i32, Instant)>);
 impl Early {
     /// Passes `signal` on.
     fn take(&mut self, process: &mut Execution<'_>, signal: i32) -> Result<()> {
-        process.signal(signal)?;
-        if ENDING.contains(&signal) && !process.started() {
+        let sent = process.signal(signal);
+        if process.started() {
+            return sent;
+        }
+        if ENDING.contains(&signal) {
             // Whoever asks twice does not wait.
             let until = if self.0.is_some() { Instant::now() } else { Instant::now() + GRACE };
             self.0 = Some((signal, until));

@@ -46,19 +46,22 @@ pub(super) fn check_descriptors() -> Result<()> {
 /// A stack that every command and its errors fit on. The kernel looks at the limit whenever a stack grows.
 const STACK: u64 = 1 << 20;
 
-/// For a command's first step: it has a stack, and hears of a file that must not grow as of any other error.
-pub(super) fn make_room() -> Result<()> {
+/// For a command's first step: it has a stack, and hears of a file that must not grow as of any other error. What
+/// the stack was limited to, as `--ulimit` writes it, where that was too little.
+pub(super) fn make_room() -> Result<Option<String>> {
     signal::ignore(SIGXFSZ);
     let limit = getrlimit(Resource::Stack);
-    if limit.current.is_none_or(|current| current >= STACK) {
-        return Ok(());
-    }
+    let Some(current) = limit.current.filter(|current| *current < STACK) else { return Ok(None) };
     let enough = Rlimit { current: limit.maximum.map_or(Some(8 * STACK), Some), ..limit };
     match limit.maximum.is_none_or(|most| most >= STACK) && setrlimit(Resource::Stack, enough).is_ok() {
-        true => Ok(()),
+        true => Ok(Some(written("stack", current, limit.maximum))),
         false => Err(Error::failed("start podrun", "the stack is limited to less than 1 MiB")
             .hint("`ulimit -s 8192`, or unlimited")),
     }
+}
+
+fn written(name: &str, soft: u64, hard: Option<u64>) -> String {
+    format!("{name}={soft}:{}", hard.map_or("-1".to_owned(), |hard| hard.to_string()))
 }
 
 /// What must end neither a shim nor a log, as `--ulimit` and a shell name it, and the least that will do where it
@@ -76,8 +79,7 @@ pub(super) fn lift_limits() -> Result<Vec<String>> {
     for (resource, name, letter, least) in LIFTED {
         let limit = getrlimit(resource);
         let Some(current) = limit.current else { continue };
-        let text = |value: Option<u64>| value.map_or("-1".to_owned(), |value| value.to_string());
-        lifted.push(format!("{name}={current}:{}", text(limit.maximum)));
+        lifted.push(written(name, current, limit.maximum));
         // Without CAP_SYS_RESOURCE up to the hard limit.
         let none = Rlimit { current: None, maximum: None };
         let most = Rlimit { current: limit.maximum, ..limit };

@@ -356,22 +356,23 @@ fn for_each_at_once(
 
 /// The whole program.
 pub(crate) fn main() -> ExitCode {
-    if let Err(error) = host::make_room() {
-        return fail::report(&[error], &fail::Sink::default(), true);
-    }
+    let stack = match host::make_room() {
+        Ok(stack) => stack,
+        Err(error) => return fail::report(&[error], &fail::Sink::default(), true),
+    };
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return fail::usage(&error),
     };
     let sink = fail::Sink { path: cli.global.log.clone(), format: cli.global.log_format };
     let launches = cli.command.launches();
-    match run(cli) {
+    match run(cli, stack) {
         Ok(code) => ExitCode::from(code),
         Err(errors) => fail::report(&errors.0, &sink, launches),
     }
 }
 
-fn run(mut cli: Cli) -> Outcome {
+fn run(mut cli: Cli, stack: Option<String>) -> Outcome {
     host::keep_own_files();
     environment::complete(&mut cli.global)?;
     trace::start(&cli.global);
@@ -392,7 +393,8 @@ fn run(mut cli: Cli) -> Outcome {
         host::check_descriptors()?;
     }
     let cgroups = cli.global.manager()?;
-    let limits = if cli.command.makes_shims() { host::lift_limits()? } else { Vec::new() };
+    let mut limits = if cli.command.makes_shims() { host::lift_limits()? } else { Vec::new() };
+    limits.extend(stack);
     let roots = roots()?;
     tracing::debug!(root = %roots.root.display(), run_root = %roots.run_root.display(), ?cgroups);
     match cli.command {

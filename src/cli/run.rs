@@ -63,7 +63,7 @@ pub(super) fn run(roots: &Roots, mut args: Args, cgroups: Manager, inherited: Ve
         None => made_up()?,
     };
     let (compiled, reserved) = match &args.bundle {
-        Some(bundle) => (of_bundle(bundle, args.rm, cgroups)?, None),
+        Some(bundle) => (of_bundle(bundle, args.rm, cgroups, &args.container.inherited)?, None),
         None => args.container.compile(args.walls, args.limits, args.care, roots, &id, args.rm)?,
     };
     let process = compiled.spec.process().as_ref();

@@ -58,17 +58,19 @@ pub enum Begun<'a> {
 }
 
 impl<'a> Execution<'a> {
-    /// Asks for a process in container `id`, on `fds`.
+    /// Asks for a process in container `id`, on `fds`; calls `ready` before there can be one.
     pub fn begin(
         roots: &'a Roots,
         id: &'a ContainerId,
         exec: Exec,
         fds: [BorrowedFd<'a>; 3],
+        ready: impl FnOnce() -> Result<()>,
     ) -> Result<Begun<'a>> {
         let mut client = match reach(roots, id)? {
             Reached::Shim(client) => client,
             Reached::Without(view) => return Ok(Begun::NotRunning(view)),
         };
+        ready()?;
         tracing::debug!("asks the shim for a process in {id}");
         let request = Request::Exec(Box::new(Exec { witnessed: true, ..exec }));
         let witness = ask(&mut client, &request, fds)?;

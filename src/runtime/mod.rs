@@ -180,13 +180,7 @@ pub fn signal(view: &View, signal: i32, all: bool) -> Result<()> {
     if signal == nix::libc::SIGKILL {
         return cgroup.kill();
     }
-    for (_, process) in cgroup.processes()? {
-        match sent(sys_signal::send(process, signal)) {
-            Err(error) if error.kind == Kind::WrongState => {}
-            other => other?,
-        }
-    }
-    Ok(())
+    cgroup.signal(signal, None)
 }
 
 /// The container's stop signal, then SIGKILL after `timeout` seconds. Returns once it has ended.

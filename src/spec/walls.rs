@@ -212,6 +212,21 @@ impl Walls {
     }
 }
 
+/// Adds to `spec` the `limits`, as `--ulimit` writes them, that it does not name itself.
+pub fn inherit(spec: &mut Spec, limits: &[String]) -> Result<()> {
+    let walls = Walls { ulimits: limits.to_vec(), ..Walls::default() };
+    let (Some(mut process), Some(limits)) = (spec.process().clone(), walls.rlimits()?) else { return Ok(()) };
+    let mut all = process.rlimits().clone().unwrap_or_default();
+    for limit in limits {
+        if !all.iter().any(|own| own.typ() == limit.typ()) {
+            all.push(limit);
+        }
+    }
+    process.set_rlimits(Some(all));
+    spec.set_process(Some(process));
+    Ok(())
+}
+
 /// The capabilities of a privileged process.
 pub fn every_capability() -> LinuxCapabilities {
     bounded_by(all())

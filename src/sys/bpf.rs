@@ -125,9 +125,18 @@ pub fn attach_device_program(
     bpf(PROG_ATTACH, &mut attach).map(drop)
 }
 
-/// The device program that is attached to `cgroup` itself; `None` where there is none.
+/// The device program that is attached to `cgroup` itself, the first where there are several; `None` where there
+/// is none.
 pub fn device_program(cgroup: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
-    let mut ids = [0_u32; 64];
+    let Some(id) = device_programs(cgroup)?.first().copied() else { return Ok(None) };
+    // `bpf_prog_get_fd_by_id` reads the id and two words that stay zero.
+    let mut by_id = [id, 0, 0];
+    descriptor(bpf(PROG_GET_FD_BY_ID, &mut by_id)?).map(Some)
+}
+
+/// The [numbers](program_id) of the device programs that are attached to `cgroup` itself.
+pub fn device_programs(cgroup: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    let mut ids = vec![0_u32; 64];
     let mut query = Query {
         target: raw(cgroup),
         kind: CGROUP_DEVICE,
@@ -136,12 +145,8 @@ pub fn device_program(cgroup: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
         ..Query::default()
     };
     bpf(PROG_QUERY, &mut query)?;
-    if query.count == 0 {
-        return Ok(None);
-    }
-    // `bpf_prog_get_fd_by_id` reads the id and two words that stay zero.
-    let mut by_id = [ids[0], 0, 0];
-    descriptor(bpf(PROG_GET_FD_BY_ID, &mut by_id)?).map(Some)
+    ids.truncate(query.count.try_into().unwrap_or(0));
+    Ok(ids)
 }
 
 /// The kernel's number of a program, as `bpftool` shows it.

@@ -134,6 +134,7 @@ pub(crate) async fn run(
         remembered: memory,
         oom,
         cgroup,
+        stuck: None,
         pidfd: fd::watch(owned.pidfd, "init")?,
         init_lives,
         mounts: None,
@@ -176,6 +177,8 @@ pub(crate) struct Driver<'a> {
     remembered: Memory,
     pub(crate) oom: Oom,
     pub(crate) cgroup: Option<Cgroup>,
+    /// Why it could not be removed.
+    pub(crate) stuck: Option<Error>,
     /// Init, or the one of the last run.
     pub(crate) pidfd: AsyncFd<OwnedFd>,
     init_lives: bool,

@@ -109,9 +109,7 @@ impl Driver<'_> {
         if let Some(cgroup) = self.cgroup.take() {
             let path = cgroup.path().to_owned();
             drop(cgroup);
-            if let Err(error) = cgroup::end(&path) {
-                tracing::warn!("{error}");
-            }
+            self.stuck = cgroup::end(&path).inspect_err(|error| tracing::warn!("{error}")).err();
         }
     }
 
@@ -126,12 +124,21 @@ impl Driver<'_> {
 
     /// Removes the container; whoever asked for it is answered after the last trace is gone.
     fn delete(&mut self) {
-        let result = store::remove(&self.roots, &self.state.id)
-            .and_then(|()| self.lock.take().map_or(Ok(()), |lock| lock.remove(&self.paths.lock)));
+        let result = match self.stuck.take() {
+            // Something of it still runs: it stays, as one that has ended.
+            Some(error) => Err(error),
+            None => store::remove(&self.roots, &self.state.id)
+                .and_then(|()| self.lock.take().map_or(Ok(()), |lock| lock.remove(&self.paths.lock))),
+        };
         match &result {
             Ok(()) => self.tell(What::Delete),
-            // Where its file is still there: nobody may be left to hear it otherwise.
-            Err(error) => tracing::error!("{error}"),
+            Err(error) => {
+                // Where its file is still there: nobody may be left to hear it otherwise.
+                tracing::error!("{error}");
+                let word = LastWord { paths: &self.paths, record: self.record.as_ref(), state: &self.state };
+                let _ = word.publish(Durability::Atomic).inspect_err(|error| tracing::error!("{error}"));
+                let _ = std::fs::remove_file(self.paths.socket());
+            }
         }
         for ticket in self.machine.deleters().to_vec() {
             let reply = match &result {

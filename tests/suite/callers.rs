@@ -1,7 +1,9 @@
 //! What a command has of its caller: limits, and signals that are ignored.
 
 use rustix::process::Signal;
+use serde_json::json;
 
+use crate::harness::bundle::{bundle, config};
 use crate::harness::process::status_field;
 use crate::harness::{Podrun, busybox, process};
 
@@ -48,10 +50,24 @@ fn the_callers_limits_are_the_containers_and_not_those_of_its_log() {
 }
 
 #[test]
+fn a_bundle_has_the_callers_limits_where_it_names_none() {
+    let podrun = Podrun::new();
+    let limits = "awk '/Max (file size|cpu time)/ { print $4 }' /proc/self/limits";
+    let mut config = config(&busybox(), &["sh", "-c", limits]);
+    config["process"]["rlimits"] = json!([{"type": "RLIMIT_CPU", "soft": 50, "hard": 60}]);
+    let dir = bundle(&podrun.dir().join("bundle"), &config);
+    let script = format!("ulimit -S -f 100; ulimit -S -t 7; podrun run --rm --bundle {}", dir.display());
+    podrun.sh(&script).prints("50\n51200\n");
+}
+
+#[test]
 fn a_small_stack_is_made_larger_or_refused() {
     let podrun = Podrun::new();
     let run = format!("podrun run --rm --rootfs {} -- echo in", busybox());
     podrun.sh(&format!("ulimit -S -s 100; {run}")).prints("in\n");
+    // The container has the caller's.
+    let inside = format!("podrun run --rm --rootfs {} -- sh -c 'ulimit -s'", busybox());
+    podrun.sh(&format!("ulimit -S -s 512; {inside}")).prints("512\n");
     podrun.sh(&format!("ulimit -s 100; {run}")).fails(125, "the stack is limited");
 }
 

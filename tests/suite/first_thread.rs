@@ -8,7 +8,7 @@ use rustix::thread::gettid;
 use serde_json::json;
 
 use crate::harness::bundle::{Engine, config};
-use crate::harness::{Cmd, Podrun, debian};
+use crate::harness::{Cmd, Podrun, debian, hang_limit};
 
 /// Its first thread ends at once. Another one opens a FIFO then, and ends it all with 9 when nobody writes there.
 const PROGRAM: &str = r#"
@@ -18,7 +18,7 @@ def rest():
     open("/mnt/fifo").read()
     os._exit(9)
 threading.Thread(target=rest).start()
-ctypes.CDLL(None).syscall(60, 0)
+ctypes.CDLL(None).syscall(60 if os.uname().machine == "x86_64" else 93, 0)
 "#;
 
 /// Where a container finds its FIFO, as a volume.
@@ -102,6 +102,28 @@ fn a_process_without_its_first_thread_does_not_outlive_its_container() {
     // What is left of the first run would read there.
     drop(go);
     let _go = alone(&podrun);
+    podrun.cmd(["stop", "-t", "0", "c"]).prints("c\n");
+    podrun.cmd(["delete", "c"]).prints("c\n");
+}
+
+/// More of them than a supervisor has descriptors to spare.
+#[test]
+fn many_such_processes_are_killed_and_signalled_with_few_descriptors() {
+    let podrun = Podrun::new();
+    let (rootfs, volume) = (debian(), volume(&podrun));
+    let script = "for i in $(seq 80); do python3 -c \"$0\" & done; wait";
+    let args =
+        ["run", "-d", "c", "--pid", "host", "-v", &volume, "--rootfs", &rootfs, "--", "sh", "-c", script];
+    let words = args.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" ");
+    std::fs::write(podrun.dir().join("program"), PROGRAM).expect("write a program");
+    let run = format!("ulimit -S -n 70; podrun {words} \"$(cat '{}/program')\"", podrun.dir().display());
+    podrun.sh(&run).prints("c\n");
+    let _go = alone(&podrun);
+    let deadline = std::time::Instant::now() + hang_limit();
+    while podrun.cmd(["ps", "c"]).ok().matches(" Z ").count() < 80 {
+        assert!(std::time::Instant::now() < deadline, "{}", podrun.cmd(["ps", "c"]).ok());
+    }
+    podrun.cmd(["kill", "--all", "c", "CONT"]).exits(0);
     podrun.cmd(["stop", "-t", "0", "c"]).prints("c\n");
     podrun.cmd(["delete", "c"]).prints("c\n");
 }

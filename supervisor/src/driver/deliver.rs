@@ -25,11 +25,9 @@ impl Driver<'_> {
             self.kill_all();
             return Ok(Delivery::Fatal);
         }
-        let others = match (&self.cgroup, all) {
-            (Some(cgroup), true) => cgroup.processes()?,
-            (None, true) if !self.state.has_cgroup() => return Err(runtime::no_cgroup(&self.state)),
-            _ => Vec::new(),
-        };
+        if all && self.cgroup.is_none() && !self.state.has_cgroup() {
+            return Err(runtime::no_cgroup(&self.state));
+        }
         // Init first: a shell must have its signal before it sees its children end of theirs.
         // Before it is executed the command cannot hear anything, and its init blocks what comes.
         let deaf = || self.closed_gate.is_some() || !child::hears(init, signal);
@@ -40,9 +38,8 @@ impl Driver<'_> {
         }
         sys::signal::send(&self.pidfd, sent)
             .map_err(|error| Error::io("signal container", self.state.id.as_str(), &error))?;
-        for (_, pidfd) in others.into_iter().filter(|(pid, _)| *pid != init) {
-            // Gone meanwhile is as good as signalled.
-            let _ = sys::signal::send(pidfd, signal);
+        if let (Some(cgroup), true) = (&self.cgroup, all) {
+            cgroup.signal(signal, Some(init))?;
         }
         Ok(if fatal { Delivery::Fatal } else { Delivery::Sent })
     }
