@@ -119,10 +119,12 @@ impl Cgroup {
     /// Ends every process in it and below, by SIGKILL. The call returns at once: wait for
     /// [`events`](Self::events), or for the processes.
     pub fn kill(&self) -> Result<()> {
+        /// Who makes processes faster than they are killed must not keep its supervisor here.
+        const PASSES: usize = 16;
         let mut told = HashSet::new();
         // The kernel kills the first thread of each. A process that lives on without that one hears nothing of it
         // (Linux 6.18), and is told as a whole; what it has made meanwhile is in the next listing.
-        loop {
+        for _ in 0..PASSES {
             self.write("cgroup.kill", "1")?;
             let Ok(pids) = self.procs() else { return Ok(()) };
             if pids.iter().filter(|pid| told.insert(**pid)).count() == 0 {
@@ -130,6 +132,7 @@ impl Cgroup {
             }
             self.signal_those(&pids, SIGKILL)?;
         }
+        Ok(())
     }
 
     /// Sends `signal` to every process in it and below, but not to `except`.

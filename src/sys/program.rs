@@ -17,7 +17,8 @@
 //! since they want a mount of the caller's own namespace, and this one is in none. No capability
 //! comes into it, so none undoes it; the suite's `attacks::binary` carries all of that out.
 //!
-//! That is the same page cache and no copy: no memory, and some 30 µs for each program started. A second image is
+//! That is the same page cache and no copy: no memory, and some 30 µs for each program started; whoever closes the mount
+//! last waits some 0.25 ms more for every processor (see [`spawn`](super::spawn)). A second image is
 //! made only where the first cannot be had (a program that is itself in a memfd, an unbindable
 //! mount): a sealed copy in memory, of the size of the file.
 //!
