@@ -42,6 +42,7 @@ mod freeze;
 pub mod limits;
 mod place;
 mod remove;
+pub mod systemd;
 pub mod usage;
 pub mod v1;
 

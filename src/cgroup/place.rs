@@ -3,6 +3,7 @@
 use std::path::{Component, Path, PathBuf};
 
 use super::CGROUP2;
+use super::systemd::Scope;
 use crate::error::{Error, Result};
 use crate::paths::{ContainerId, Roots};
 
@@ -53,9 +54,10 @@ pub fn below_parent(roots: &Roots, id: &ContainerId, parent: &str) -> Result<Pat
     Ok(Path::new("/").join(path).join(own(roots, id)))
 }
 
-/// Whether `path` can be the cgroup of the supervised container `id`: in one of podrun's own, whatever that is below.
+/// Whether `path` can be the cgroup of the supervised container `id`: in one of podrun's own, whatever that is below,
+/// or its scope of systemd.
 pub fn is_of(roots: &Roots, id: &ContainerId, path: &Path) -> bool {
-    path.ends_with(own(roots, id))
+    path.ends_with(own(roots, id)) || path.ends_with(Scope::own_unit(roots, id))
 }
 
 /// Below the mount, or a parent.

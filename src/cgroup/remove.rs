@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, Mode};
 use rustix::io::Errno;
 
-use super::{Cgroup, DIRECTORY, names_below, v1};
+use super::{Cgroup, DIRECTORY, names_below, systemd, v1};
 use crate::error::{Error, Result};
 
 /// How long [`remove`] waits for processes that are exiting already.
@@ -53,8 +53,16 @@ fn remove_leg(path: &Path) -> Result<bool> {
     }
 }
 
-/// Ends whatever runs in the cgroup at `path`, and [removes](remove) it.
-pub fn end(path: &Path) -> Result<()> {
+/// Ends whatever runs in the cgroup at `path`, and [removes](remove) it, with the `unit` of systemd whose it is.
+pub fn end(path: &Path, unit: Option<&str>) -> Result<()> {
+    if let Some(unit) = unit {
+        if let Some(cgroup) = Cgroup::open(path)? {
+            cgroup.kill()?;
+            cgroup.wait_until_empty(Instant::now() + EXIT_GRACE)?;
+        }
+        // Without an answer the cgroup goes all the same; a systemd that comes back forgets the unit by itself.
+        let _ = systemd::stop(unit).inspect_err(|error| tracing::warn!("{error}"));
+    }
     // As a rule nothing does.
     if !try_remove(path)?
         && let Some(cgroup) = Cgroup::open(path)?

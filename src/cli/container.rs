@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use podrun::cgroup;
 use podrun::client::ranges::{self, Reserved};
 use podrun::error::{Error, Kind, Result};
 use podrun::launch;
@@ -142,7 +141,7 @@ impl ContainerArgs {
         // What was asked for overrides what comes with the caller.
         walls.ulimits.splice(0..0, self.inherited);
         let mut options = Options {
-            cgroups_path: parent.map(|parent| cgroup::below_parent(roots, id, parent)).transpose()?,
+            cgroups_path: parent.map(|parent| self.cgroups.below_parent(roots, id, parent)).transpose()?,
             cgroups: self.cgroups,
             read_only: self.read_only,
             env: environment,

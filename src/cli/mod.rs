@@ -100,11 +100,12 @@ struct Global {
     /// Tell on stderr what podrun does, from this level on [env: PODRUN_LOG]
     #[arg(long, value_name = "LEVEL", ignore_case = true)]
     log_level: Option<LogLevel>,
-    /// Who makes a container's cgroup: podrun in the file system, or nobody: then it has none, and no limits
+    /// Who makes a container's cgroup: podrun in the file system, systemd as a scope, or nobody: then it has none,
+    /// and no limits
     #[arg(long, value_name = "MANAGER", default_value = "cgroupfs")]
     cgroup_manager: CgroupManager,
     /// The same as --cgroup-manager systemd
-    #[arg(long, hide = true)]
+    #[arg(long)]
     systemd_cgroup: bool,
     /// The same as --log-level debug
     #[arg(long)]
@@ -116,27 +117,20 @@ struct Global {
 enum CgroupManager {
     #[default]
     Cgroupfs,
-    Disabled,
-    /// Not supported, and refused
-    #[value(hide = true)]
     Systemd,
+    Disabled,
 }
 
 impl Global {
     /// Who makes a container's cgroup.
-    fn manager(&self) -> Result<Manager, Error> {
+    fn manager(&self) -> Manager {
         match self.cgroup_manager {
-            _ if self.systemd_cgroup => Err(no_systemd("--systemd-cgroup")),
-            CgroupManager::Systemd => Err(no_systemd("--cgroup-manager systemd")),
-            CgroupManager::Cgroupfs => Ok(Manager::Cgroupfs),
-            CgroupManager::Disabled => Ok(Manager::Disabled),
+            _ if self.systemd_cgroup => Manager::Systemd,
+            CgroupManager::Systemd => Manager::Systemd,
+            CgroupManager::Cgroupfs => Manager::Cgroupfs,
+            CgroupManager::Disabled => Manager::Disabled,
         }
     }
-}
-
-fn no_systemd(what: &str) -> Error {
-    Error::usage(what, "podrun makes its cgroups itself")
-        .hint("choose the cgroupfs cgroup manager in the engine's configuration")
 }
 
 /// `--log-format`.
@@ -392,7 +386,7 @@ fn run(mut cli: Cli, stack: Option<String>) -> Outcome {
     if cli.command.makes_processes() {
         host::check_descriptors()?;
     }
-    let cgroups = cli.global.manager()?;
+    let cgroups = cli.global.manager();
     let mut limits = if cli.command.makes_shims() { host::lift_limits()? } else { Vec::new() };
     limits.extend(stack);
     let roots = roots()?;

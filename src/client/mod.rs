@@ -107,6 +107,7 @@ fn insert(
     let state = State {
         rootfs,
         args: spec.process().as_ref().and_then(|process| process.args().clone()).unwrap_or_default(),
+        cgroups: settings.cgroups,
         ..State::creating(id, Mode::Supervised, cgroup_path, roots.container(id).dir)
     };
     let label = spec.linux().as_ref().and_then(|linux| linux.mount_label().as_deref());
@@ -461,9 +462,9 @@ fn clean(roots: &Roots, id: &ContainerId, lock: Lock) -> Result<()> {
         .as_ref()
         .filter(|state| state.mode == Mode::Oci || cgroup::is_of(roots, id, &state.cgroup_path))
         .filter(|state| state.id == *id && state.cgroup_path != own)
-        .map(|state| state.cgroup_path.clone());
-    for path in std::iter::once(own).chain(recorded) {
-        cgroup::end(&path)?;
+        .map(|state| (state.cgroup_path.clone(), state.unit()));
+    for (path, unit) in std::iter::once((own, None)).chain(recorded) {
+        cgroup::end(&path, unit)?;
     }
     let hooks = state.as_ref().map(|state| poststop(&paths, state));
     store::remove(roots, id)?;

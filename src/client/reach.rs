@@ -145,7 +145,7 @@ fn bury(roots: &Roots, paths: &ContainerPaths, mut state: State) -> Result<()> {
         }
     }
     // Told after it was recorded: whatever holds it up, the record is true.
-    let ended = cgroup::end(&state.cgroup_path);
+    let ended = cgroup::end(&state.cgroup_path, state.unit());
     publish::json(&paths.exit(), &record, Durability::Synced)?;
     state.status = Status::Stopped;
     if was_started && wants_again(paths, &state, &record)? {

@@ -64,6 +64,7 @@ pub fn create(roots: &Roots, id: &ContainerId, bundle: &Path, caller: Caller<'_>
     let state = State {
         rootfs,
         args: spec.process().as_ref().and_then(|process| process.args().clone()).unwrap_or_default(),
+        cgroups: caller.cgroups,
         ..State::creating(id, Mode::Oci, cgroup_path, bundle)
     };
     // Before anything else exists, so that a crash leaves something that `delete -f` finds.
@@ -79,24 +80,24 @@ pub fn create(roots: &Roots, id: &ContainerId, bundle: &Path, caller: Caller<'_>
         }
         other => other?,
     };
-    let cgroup_path = state.cgroup_path.clone();
-    match build(&paths, &spec, state, caller, console) {
+    let before = state.clone();
+    match build(roots, &paths, &spec, state, caller, console) {
         Ok(()) => {
             emit(roots, id, What::Create);
             Ok(())
         }
         Err(error) => {
-            undo(roots, id, &cgroup_path, lock);
+            undo(roots, &before, lock);
             Err(error)
         }
     }
 }
 
 /// Best effort: the reason for it is worth more than what else goes wrong.
-fn undo(roots: &Roots, id: &ContainerId, cgroup_path: &Path, lock: Lock) {
-    let _ = cgroup::end(cgroup_path);
-    let _ = store::remove(roots, id);
-    let _ = lock.remove(&roots.container(id).lock);
+fn undo(roots: &Roots, state: &State, lock: Lock) {
+    let _ = cgroup::end(&state.cgroup_path, state.unit());
+    let _ = store::remove(roots, &state.id);
+    let _ = lock.remove(&roots.container(&state.id).lock);
 }
 
 /// Lets the container know what a service manager gave its caller, as `systemd.exec(5)` has it.
@@ -126,6 +127,7 @@ fn pass_on(spec: &mut Spec, caller: &Caller<'_>) {
 }
 
 fn build(
+    roots: &Roots,
     paths: &ContainerPaths,
     spec: &Spec,
     mut state: State,
@@ -138,6 +140,7 @@ fn build(
     plan.do_not_pivot(caller.no_pivot);
     store::make_dir(&paths.run_dir)?;
     let gate = Gate::Listen(listen(paths)?);
+    let _waiting = state.cgroups.begin(roots, &state.id, spec)?;
     let cgroup = Cgroup::create_for(&state.cgroup_path, limits::resources(spec))?;
     if let Some(cgroup) = cgroup.as_ref().filter(|_| bundle::cgroups_path(spec).is_some()) {
         // Who names the cgroup will look for it in every hierarchy.

@@ -1,9 +1,9 @@
 //! Pausing and limits where a command, or the shim, holds the container's lock.
 
 use super::{no_cgroup, not_running};
-use crate::cgroup::Cgroup;
 use crate::cgroup::limits::plan;
 use crate::cgroup::v1::Bound;
+use crate::cgroup::{Cgroup, systemd};
 use crate::error::{Error, Kind, Result};
 use crate::events::{What, emit};
 use crate::paths::{ContainerId, ContainerPaths, Roots};
@@ -13,10 +13,12 @@ use crate::state::publish::{self, Durability};
 use crate::state::{State, Status, store};
 
 /// Puts `changes` over the container's limits: into its cgroup where it has one, then into `spec.json`, so
-/// that a later start keeps them; all of them or none. The caller holds the container's lock.
+/// that a later start keeps them; all of them or none. So that it stays, the `unit` of systemd whose cgroup it is gets
+/// to know it. The caller holds the container's lock.
 pub fn update_limits(
     paths: &ContainerPaths,
     cgroup: Option<&Cgroup>,
+    unit: Option<&str>,
     changes: &LinuxResources,
 ) -> Result<()> {
     let path = paths.spec();
@@ -28,6 +30,9 @@ pub fn update_limits(
     let settings = plan(merged, &Bound::of_host()?)?;
     let Some(cgroup) = cgroup else { return keep() };
     cgroup.change(&settings, || {
+        if let Some(unit) = unit {
+            systemd::set(unit, &settings)?;
+        }
         if changes.devices().is_none() {
             return keep();
         }
@@ -47,7 +52,7 @@ pub fn update(roots: &Roots, id: &ContainerId, changes: &LinuxResources) -> Resu
         true => Some(open(&view.state)?),
         false => None,
     };
-    update_limits(&roots.container(id), cgroup.as_ref(), changes)?;
+    update_limits(&roots.container(id), cgroup.as_ref(), view.state.unit(), changes)?;
     emit(roots, id, What::Update);
     Ok(())
 }

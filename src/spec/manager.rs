@@ -3,19 +3,25 @@
 use std::path::PathBuf;
 
 use oci_spec::runtime::LinuxNamespaceType;
+use serde::{Deserialize, Serialize};
 
 use super::{Spec, bundle, limits};
 use crate::cgroup::limits::plan;
+use crate::cgroup::systemd::{Scope, property};
 use crate::cgroup::{self, v1::Bound};
 use crate::error::{Error, Result};
 use crate::paths::{ContainerId, Roots};
+use crate::sys::clone::Waiting;
 
 /// `--cgroup-manager`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Manager {
     /// podrun makes it, in the file system.
     #[default]
     Cgroupfs,
+    /// systemd makes it, as a transient scope.
+    Systemd,
     /// Nobody does: the container has none, so no limits, no pause, and no walls around devices but the
     /// capabilities. Its processes end with the init of its pid namespace.
     Disabled,
@@ -26,8 +32,37 @@ impl Manager {
     pub fn cgroup_path(self, roots: &Roots, id: &ContainerId, spec: &Spec) -> Result<PathBuf> {
         match self {
             Self::Cgroupfs => cgroup::container_path(roots, id, bundle::cgroups_path(spec)),
+            Self::Systemd => Scope::of(roots, id, bundle::cgroups_path(spec))?.path(),
             Self::Disabled => needs_none(spec).map(|()| PathBuf::new()),
         }
+    }
+
+    /// What `--cgroup-parent` makes of the container's `linux.cgroupsPath`.
+    pub fn below_parent(self, roots: &Roots, id: &ContainerId, parent: &str) -> Result<PathBuf> {
+        match self {
+            Self::Systemd => Scope::below_parent(roots, id, parent),
+            _ => cgroup::below_parent(roots, id, parent),
+        }
+    }
+
+    /// Has the container's cgroup made where podrun does not make it itself: that one is there once this returns, as
+    /// long as a process is in it, which is the one returned until the container's own is.
+    pub fn begin(self, roots: &Roots, id: &ContainerId, spec: &Spec) -> Result<Option<Waiting>> {
+        if self != Self::Systemd {
+            return Ok(None);
+        }
+        let scope = Scope::of(roots, id, bundle::cgroups_path(spec))?;
+        let settings = match limits::resources(spec) {
+            Some(resources) => plan(resources, &Bound::of_host()?)?,
+            None => Vec::new(),
+        };
+        let more = property::of_annotations(spec.annotations().as_ref())?;
+        scope.start(id, &settings, more).map(Some)
+    }
+
+    /// Whether it is podrun, which need not be written down.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
     }
 }
 

@@ -116,6 +116,7 @@ impl Settings {
                 "stop-timeout" => settings.stop_timeout = value.parse().map_err(|_| wrong())?,
                 "groups" => settings.groups = value.split(',').map(str::to_owned).collect(),
                 "cgroups" if value == "disabled" => settings.cgroups = Manager::Disabled,
+                "cgroups" if value == "systemd" => settings.cgroups = Manager::Systemd,
                 "cgroups" => return Err(wrong()),
                 "seccomp" if value == "default" => settings.seccomp = Seccomp::Default,
                 "seccomp" => return Err(wrong()),
@@ -172,8 +173,10 @@ impl Settings {
         if let Some(timeout) = self.timeout {
             put("timeout", timeout.to_string());
         }
-        if self.cgroups == Manager::Disabled {
-            put("cgroups", "disabled".to_owned());
+        match self.cgroups {
+            Manager::Cgroupfs => {}
+            Manager::Systemd => put("cgroups", "systemd".to_owned()),
+            Manager::Disabled => put("cgroups", "disabled".to_owned()),
         }
         if self.seccomp == Seccomp::Default {
             put("seccomp", "default".to_owned());
@@ -201,18 +204,21 @@ mod tests {
     use crate::spec::restart::tests::any_policy;
     use proptest::prelude::*;
 
+    fn any_manager() -> impl Strategy<Value = Manager> {
+        prop::sample::select(vec![Manager::Cgroupfs, Manager::Systemd, Manager::Disabled])
+    }
+
     proptest! {
         #[test]
         fn settings_come_back_from_the_annotations_they_became(
             overlay: bool, idmap_root: bool, init: bool, rm: bool, interactive: bool, stop_signal in 1..65i32,
             stop_timeout: u64, filtered: bool, groups in prop::collection::vec("[a-z0-9]{1,9}", 0..3),
             labels in prop::collection::btree_map(".{0,9}", ".{0,9}", 0..4), logging in any_logging(),
-            timeout: Option<NonZeroU64>, restart in any_policy(), no_cgroup: bool,
+            timeout: Option<NonZeroU64>, restart in any_policy(), cgroups in any_manager(),
             health in prop::option::of(any_health()),
         ) {
             let rm = rm && restart == RestartPolicy::No;
             let seccomp = if filtered { Seccomp::Default } else { Seccomp::Configured };
-            let cgroups = if no_cgroup { Manager::Disabled } else { Manager::Cgroupfs };
             let settings = Settings {
                 overlay, idmap_root, init, rm, interactive, stop_signal, stop_timeout, seccomp, groups, labels,
                 logging, timeout, restart, health, cgroups,

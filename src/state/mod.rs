@@ -20,6 +20,7 @@ use rustix::process::WaitIdStatus;
 use serde::{Deserialize, Serialize};
 
 use crate::paths::ContainerId;
+use crate::spec::manager::Manager;
 
 pub mod health;
 pub mod lock;
@@ -179,6 +180,9 @@ pub struct State {
     pub pipes: PipeRefs,
     /// The container's cgroup: absolute, on the host. Empty where cgroups are disabled.
     pub cgroup_path: PathBuf,
+    /// Who made it.
+    #[serde(default, skip_serializing_if = "Manager::is_default")]
+    pub cgroups: Manager,
     /// The bundle: the caller's in OCI mode, the container's own directory otherwise.
     pub bundle: PathBuf,
     /// The root filesystem, as an absolute path on the host.
@@ -217,6 +221,7 @@ impl State {
             adoptions: 0,
             pipes: PipeRefs::default(),
             cgroup_path,
+            cgroups: Manager::default(),
             bundle,
             rootfs: PathBuf::new(),
             args: Vec::new(),
@@ -226,6 +231,12 @@ impl State {
             stopped_by: None,
             reason: None,
         }
+    }
+
+    /// The unit of systemd that the cgroup is, where it is one.
+    pub fn unit(&self) -> Option<&str> {
+        let name = self.cgroup_path.file_name().and_then(|name| name.to_str());
+        name.filter(|_| self.cgroups == Manager::Systemd)
     }
 
     /// Whether the container has a cgroup of its own.

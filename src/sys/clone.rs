@@ -1,9 +1,10 @@
 //! `clone3(2)` as a fork: a child with a copy of this process's memory.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::libc;
+use rustix::process::{Signal, WaitId, WaitIdOptions, getppid, set_parent_process_death_signal, waitid};
 
 use super::fd::{Fate, all_but, sorted};
 use super::signal;
@@ -114,6 +115,40 @@ pub fn fork_sibling<T>(argument: T, child: fn(T) -> !) -> io::Result<i32> {
         child(argument)
     }
     pid.try_into().map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))
+}
+
+/// A child that does nothing but be there, without a descriptor of its parent's. It ends with this, or with its parent.
+#[derive(Debug)]
+pub struct Waiting(Cloned);
+
+impl Waiting {
+    /// Its pid, as the parent sees it.
+    pub fn pid(&self) -> i32 {
+        self.0.pid
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        // It is our own child, and was not waited for: its pid is still its own.
+        let _ = signal::send(&self.0.pidfd, libc::SIGKILL);
+        let _ = waitid(WaitId::PidFd(self.0.pidfd.as_fd()), WaitIdOptions::EXITED);
+    }
+}
+
+/// Makes a child that waits. The parent must have one thread.
+pub fn waiting() -> io::Result<Waiting> {
+    fn wait(parent: i32) -> ! {
+        let bound = set_parent_process_death_signal(Some(Signal::KILL));
+        // The parent may have ended before.
+        let has_parent = || getppid().is_some_and(|now| now.as_raw_nonzero().get() == parent);
+        while bound.is_ok() && has_parent() {
+            let _ = rustix::event::poll(&mut [], None);
+        }
+        exit(EXIT_BROKEN)
+    }
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    Clone3::default().spawn(own, wait).map(Waiting)
 }
 
 /// What a child that could not even begin exits with.

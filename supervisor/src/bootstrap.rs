@@ -196,10 +196,11 @@ impl Attempt<'_> {
         state.keeper = self.keep.pid().and_then(ProcessRef::of);
         state.adoptions = 0;
         state.cgroup_path = settings.cgroups.cgroup_path(&self.roots, &self.id, &spec)?;
+        state.cgroups = settings.cgroups;
         if !is_new {
             self.begin_again(&mut state)?;
         }
-        let (built, _) = construct::build(&self.paths, &spec, &settings, &mut state)?;
+        let (built, _) = construct::build(&self.roots, &self.paths, &spec, &settings, &mut state)?;
         store::write_state(&self.paths, &state, Durability::Atomic)?;
         Ok((Launching { state, listener, built }, spec))
     }
@@ -223,7 +224,7 @@ impl Attempt<'_> {
     /// says why it does not run.
     fn undo(&self, previous: State, is_new: bool, lock: OwnedFd, error: &Error) {
         if cgroup::is_of(&self.roots, &self.id, &previous.cgroup_path)
-            && let Err(error) = cgroup::end(&previous.cgroup_path)
+            && let Err(error) = cgroup::end(&previous.cgroup_path, previous.unit())
         {
             tracing::warn!("{error}");
         }

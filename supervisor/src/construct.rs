@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use podrun::cgroup::Cgroup;
 use podrun::error::{Error, Result};
 use podrun::launch::{self, Gate};
-use podrun::paths::ContainerPaths;
+use podrun::paths::{ContainerPaths, Roots};
 use podrun::spec::limits;
 use podrun::spec::settings::Settings;
 use podrun::spec::{Spec, validate};
@@ -50,11 +50,13 @@ pub(crate) fn read_spec(paths: &ContainerPaths) -> Result<(Spec, Settings)> {
 
 /// Builds the container up to, not including, its command; `state`, which names its cgroup, tells of it then.
 pub(crate) fn build(
+    roots: &Roots,
     paths: &ContainerPaths,
     spec: &Spec,
     settings: &Settings,
     state: &mut State,
 ) -> Result<(Built, Option<Cgroup>)> {
+    let _waiting = state.cgroups.begin(roots, &state.id, spec)?;
     let cgroup = Cgroup::create_for(&state.cgroup_path, limits::resources(spec))?;
     crate::log::create_files(&settings.logging, paths)?;
     let plan = launch::plan(spec, settings, paths, &paths.dir)?;

@@ -109,7 +109,8 @@ impl Driver<'_> {
         if let Some(cgroup) = self.cgroup.take() {
             let path = cgroup.path().to_owned();
             drop(cgroup);
-            self.stuck = cgroup::end(&path).inspect_err(|error| tracing::warn!("{error}")).err();
+            self.stuck =
+                cgroup::end(&path, self.state.unit()).inspect_err(|error| tracing::warn!("{error}")).err();
         }
     }
 

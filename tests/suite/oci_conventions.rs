@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::harness::bundle::{Engine, config};
+use crate::harness::bundle::{Engine, bundle, config};
 use crate::harness::{Podrun, busybox};
 
 #[test]
@@ -15,7 +15,7 @@ fn features_are_told_as_json() {
     assert!(has(&features["mountOptions"], "rbind"));
     assert!(has(&features["linux"]["capabilities"], "CAP_SYS_ADMIN"));
     assert!(has(&features["linux"]["namespaces"], "time"));
-    assert_eq!(features["linux"]["cgroup"]["systemd"], false);
+    assert_eq!(features["linux"]["cgroup"]["systemd"], true);
 }
 
 #[test]
@@ -76,9 +76,24 @@ fn the_texts_that_engines_look_for() {
     podrun.cmd(["delete", "o"]).run().expect(0);
 }
 
+/// What it does where it is there, `tests/guest/systemd` shows.
 #[test]
-fn a_cgroup_by_systemd_is_refused_and_not_ignored() {
+fn systemd_is_asked_for_cgroups_only_where_it_is_there() {
     let podrun = Podrun::new();
-    podrun.cmd(["--systemd-cgroup", "list"]).fails(2, "--systemd-cgroup");
-    podrun.cmd(["--cgroup-manager", "systemd", "list"]).fails(2, "--cgroup-manager systemd");
+    podrun.cmd(["--systemd-cgroup", "list", "-q"]).prints("");
+    let mut config = config(&busybox(), &["true"]);
+    let create = |config: &Value, manager: &str, expected: &str| {
+        let dir = bundle(&podrun.dir().join("b"), config);
+        let line = format!("podrun {manager} create --bundle {} o </dev/null", dir.display());
+        podrun.sh(&line).run().is_a_failure(1, expected);
+    };
+    if !std::path::Path::new("/run/systemd/system").exists() {
+        create(&config, "--systemd-cgroup", "this host was not booted with systemd");
+        create(&config, "--cgroup-manager systemd", "hint: choose the cgroupfs cgroup manager");
+        let line = format!("podrun --systemd-cgroup run --rootfs {} c -- true", busybox());
+        podrun.sh(&line).fails(125, "this host was not booted with systemd");
+    }
+    config["linux"]["cgroupsPath"] = "/podrun/o".into();
+    create(&config, "--systemd-cgroup", "is not SLICE:PREFIX:NAME");
+    podrun.cmd(["list", "-q"]).prints("");
 }
