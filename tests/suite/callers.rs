@@ -72,17 +72,20 @@ fn a_small_stack_is_made_larger_or_refused() {
 }
 
 #[test]
-fn a_signal_that_the_caller_has_ignored_stays_ignored() {
+fn a_hangup_that_the_caller_ignores_stays_ignored_and_an_interrupt_does_not() {
     let podrun = Podrun::new();
-    let script =
-        format!("trap '' HUP; exec podrun run c --rootfs {} -- sh -c 'echo up; exec sleep 1000'", busybox());
-    let mut run = podrun.sh(&script).spawn();
+    let script = "trap 'echo quit' QUIT; echo up; while :; do sleep 0.02; done";
+    // As `nohup` does, and as a shell does for what is in the background.
+    let run = format!("trap '' HUP INT QUIT; exec podrun run c --rootfs {} -- sh -c \"{script}\"", busybox());
+    let mut run = podrun.sh(&run).spawn();
     run.until("up");
     run.signal(Signal::HUP);
-    // That one is passed on, and comes after it.
-    run.signal(Signal::TERM);
-    run.finish().expect(143);
-    podrun.cmd(["wait", "c"]).prints("143\n");
+    // Those are passed on, and come after it.
+    run.signal(Signal::QUIT);
+    run.until("quit");
+    run.signal(Signal::INT);
+    run.finish().expect(130);
+    podrun.cmd(["wait", "c"]).prints("130\n");
 }
 
 /// `id` would look for a name.
