@@ -1,6 +1,7 @@
 //! Whether podrun can work here at all: root, and a kernel that knows what it is asked.
 
 use podrun::error::{Error, Result};
+use podrun::sys::limit::{DESCRIPTORS, lift};
 use podrun::sys::signal;
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
@@ -27,9 +28,6 @@ pub(super) fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
-
-/// With less a shim could not even tell that it has too few.
-const DESCRIPTORS: u64 = 64;
 
 /// Checks that this process, and the shim after it, may have as many descriptors as it takes.
 pub(super) fn check_descriptors() -> Result<()> {
@@ -64,8 +62,8 @@ fn written(name: &str, soft: u64, hard: Option<u64>) -> String {
     format!("{name}={soft}:{}", hard.map_or("-1".to_owned(), |hard| hard.to_string()))
 }
 
-/// What must end neither a shim nor a log, as `--ulimit` and a shell name it, and the least that will do where it
-/// cannot be lifted.
+/// What [`must be lifted`](limit::LIFTED), as `--ulimit` and a shell name it, and the least that will do where it
+/// cannot be.
 const LIFTED: [(Resource, &str, &str, u64); 4] = [
     (Resource::Fsize, "fsize", "-f", 1 << 30),
     (Resource::Cpu, "cpu", "-t", u64::MAX),
@@ -80,12 +78,7 @@ pub(super) fn lift_limits() -> Result<Vec<String>> {
         let limit = getrlimit(resource);
         let Some(current) = limit.current else { continue };
         lifted.push(written(name, current, limit.maximum));
-        // Without CAP_SYS_RESOURCE up to the hard limit.
-        let none = Rlimit { current: None, maximum: None };
-        let most = Rlimit { current: limit.maximum, ..limit };
-        if setrlimit(resource, none).or_else(|_| setrlimit(resource, most)).is_err()
-            || getrlimit(resource).current.is_some_and(|current| current < least)
-        {
+        if lift(resource).is_err() || getrlimit(resource).current.is_some_and(|current| current < least) {
             return Err(Error::failed(
                 "start a shim",
                 format!("this process is limited by `ulimit {letter}`"),
@@ -104,6 +97,8 @@ pub(super) fn keep_own_files() {
 
 #[cfg(test)]
 mod tests {
+    use podrun::sys::limit;
+
     use super::*;
 
     #[test]
@@ -113,5 +108,10 @@ mod tests {
         assert!(version("5.14.0-70.el9.x86_64").unwrap() >= KERNEL);
         assert!(version("6.1").unwrap() >= KERNEL);
         assert_eq!(version("odd"), None);
+    }
+
+    #[test]
+    fn what_is_lifted_for_a_shim_is_the_containers() {
+        assert_eq!(LIFTED.map(|(resource, ..)| resource), limit::LIFTED);
     }
 }

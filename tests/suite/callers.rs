@@ -49,6 +49,35 @@ fn the_callers_limits_are_the_containers_and_not_those_of_its_log() {
     }
 }
 
+/// What the kernel says of a process's soft limit.
+fn limit(pid: i32, name: &str) -> String {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/limits")).expect("it lives");
+    let line = text.lines().find(|line| line.starts_with(name)).expect("a limit");
+    line[name.len()..].split_whitespace().next().expect("a value").to_owned()
+}
+
+#[test]
+fn whoever_needs_the_shim_of_a_lost_container_does_not_limit_it() {
+    let podrun = Podrun::new();
+    let script = "trap 'seq 1 50000; echo end; exit 3' USR1; echo ready; while :; do sleep 0.02; done";
+    podrun.run_script("c", script);
+    for needs in ["kill c WINCH", "exec c true"] {
+        podrun.lose("c");
+        podrun.sh(&format!("ulimit -S -f 100; ulimit -S -t 7; podrun {needs}")).exits(0);
+        for pid in [podrun.keeper_pid("c"), podrun.shim_pid("c")] {
+            assert_eq!(limit(pid, "Max file size"), "unlimited", "{needs}");
+            assert_eq!(limit(pid, "Max cpu time"), "unlimited", "{needs}");
+        }
+    }
+    podrun.lose("c");
+    let waiter = podrun.sh("ulimit -S -f 100; ulimit -S -n 50; exec podrun wait c").spawn();
+    podrun.state_until("c", |state| state["shim"]["adoptions"] == 3);
+    assert_eq!(limit(podrun.shim_pid("c"), "Max open files"), "64");
+    podrun.cmd(["kill", "c", "USR1"]).exits(0);
+    assert_eq!(waiter.finish().out(), "3\n");
+    assert_eq!(podrun.cmd(["logs", "--tail", "1", "c"]).ok(), "end\n");
+}
+
 #[test]
 fn a_bundle_has_the_callers_limits_where_it_names_none() {
     let podrun = Podrun::new();
