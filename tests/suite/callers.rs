@@ -3,7 +3,7 @@
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::harness::bundle::{bundle, config};
+use crate::harness::bundle::{Engine, bundle, config};
 use crate::harness::process::status_field;
 use crate::harness::{Podrun, busybox, process};
 
@@ -98,6 +98,32 @@ fn a_small_stack_is_made_larger_or_refused() {
     let inside = format!("podrun run --rm --rootfs {} -- sh -c 'ulimit -s'", busybox());
     podrun.sh(&format!("ulimit -S -s 512; {inside}")).prints("512\n");
     podrun.sh(&format!("ulimit -s 100; {run}")).fails(125, "the stack is limited");
+    // What starts nothing fails as such commands do.
+    for other in ["list", "delete c", "--help", "create --bundle b c"] {
+        podrun.sh(&format!("ulimit -s 100; podrun {other}")).fails(1, "the stack is limited");
+    }
+    podrun.sh("ulimit -s 100; podrun --log log state c").fails(1, "the stack is limited");
+    let log = std::fs::read_to_string(podrun.dir().join("log")).expect("it was written");
+    assert!(log.contains("the stack is limited"), "{log}");
+}
+
+#[test]
+fn an_engines_container_has_the_callers_small_stack() {
+    let podrun = Podrun::new();
+    let script = "ulimit -s; exec sleep 1000";
+    let small = r#"ulimit -S -s 512; exec podrun "$@""#;
+    let engine = Engine::create_by(&podrun, "c", &config(&busybox(), &["sh", "-c", script]), small);
+    podrun.cmd(["start", "c"]).exits(0);
+    podrun.sh("ulimit -S -s 256; exec podrun exec c sh -c 'ulimit -s'").prints("256\n");
+    let ours = podrun.sh("ulimit -s").ok();
+    podrun.cmd(["exec", "c", "sh", "-c", "ulimit -s"]).prints(&ours);
+    podrun.cmd(["kill", "c", "KILL"]).exits(0);
+    assert_eq!(engine.wait().out(), "512\n");
+    let mut named = config(&busybox(), &["sh", "-c", "ulimit -s"]);
+    named["process"]["rlimits"] = json!([{"type": "RLIMIT_STACK", "soft": 2 << 20, "hard": 4 << 20}]);
+    let engine = Engine::create_by(&podrun, "d", &named, small);
+    podrun.cmd(["start", "d"]).exits(0);
+    assert_eq!(engine.wait().out(), "2048\n");
 }
 
 #[test]
