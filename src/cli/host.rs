@@ -78,7 +78,7 @@ pub(super) fn written(name: &str, limit: Rlimit) -> String {
     format!("{name}={}:{}", value(limit.current), value(limit.maximum))
 }
 
-/// What [`must be lifted`](limit::LIFTED), as `--ulimit` and a shell name it, and the least that will do where it
+/// What is lifted for a shim, as `--ulimit` and a shell name it, and the least that will do where it
 /// cannot be.
 const LIFTED: [(Resource, &str, &str, u64); 4] = [
     (Resource::Fsize, "fsize", "-f", 1 << 30),

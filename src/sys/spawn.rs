@@ -102,8 +102,8 @@ const DEEP_STACK: usize = 1 << 20;
 
 /// Starts `program` as a grandchild that reparents away: in a session of its own, with no signal
 /// blocked or ignored, in `/`, with `/dev/null` on 0, 1 and 2, and with exactly the descriptors of
-/// `keep` at the numbers given there; in `cgroup` from its first instruction on. What would end it
-/// where it ends the caller ([`limit`]) is lifted as far as it may be.
+/// `keep` at the numbers given there; in `cgroup` from its first instruction on. What limits the caller and
+/// would end a shim ([`limit`]) is lifted as far as it may be.
 ///
 /// It runs from an image that nobody can write through `/proc/PID/exe`: see [`program`]. There it reads
 /// `/` as its own path. That holds once [`Leaving`] is gone.
