@@ -9,13 +9,15 @@
 //! decided and goes through the rules from the last to the first: the last rule that names a device
 //! and an access decides, as in cgroup v1. What no rule names is denied.
 
+use std::ffi::OsStr;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, LinuxResources};
 use rustix::io::Errno;
 
-use super::Cgroup;
+use super::{Cgroup, names_below};
 use crate::error::{Error, Result};
 use crate::sys::bpf::{self, Instruction};
 
@@ -261,8 +263,8 @@ impl Cgroup {
         match Self::open(&path) {
             Ok(None) => {
                 // Those of other releases: who has such a program keeps it.
-                for old in Self::open(&shims).ok()??.children().ok()? {
-                    let _ = std::fs::remove_dir(old.path());
+                for old in names_below(Self::open(&shims).ok()??.as_fd()).ok()? {
+                    let _ = std::fs::remove_dir(shims.join(OsStr::from_bytes(old.to_bytes())));
                 }
                 Self::create(&path).ok()
             }

@@ -8,7 +8,7 @@
 //!
 //! [`limits`] says which files hold what OCI asks for, `change` puts others in their place, `controllers`
 //! has them, [`v1`] stands in for those that the host has bound there, `devices` is the one limit that is
-//! no file, `freeze` stops everything, [`usage`] reads, `remove` ends it.
+//! no file, `freeze` stops everything, `procs` lists and signals it, [`usage`] reads, `remove` ends it.
 //!
 //! Nothing here starts a process: a container is *born* in its cgroup (CLONE_INTO_CGROUP), because
 //! moving one costs time and races with its first fork. All files are read and written
@@ -16,24 +16,21 @@
 //! never taken for this one.
 
 use std::cell::OnceCell;
-use std::collections::HashSet;
 use std::ffi::CString;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use nix::libc::SIGKILL;
 use oci_spec::runtime::LinuxResources;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::error::{Error, Result};
 use crate::sys::mount::{MountAttr, RDONLY};
-use crate::sys::{mount_setattr, signal};
+use crate::sys::mount_setattr;
 
 mod change;
 mod controllers;
@@ -41,6 +38,7 @@ mod devices;
 mod freeze;
 pub mod limits;
 mod place;
+mod procs;
 mod remove;
 pub mod systemd;
 pub mod usage;
@@ -115,87 +113,6 @@ impl Cgroup {
     /// Where it is, absolute, on the host.
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// Ends every process in it and below, by SIGKILL. The call returns at once: wait for
-    /// [`events`](Self::events), or for the processes.
-    pub fn kill(&self) -> Result<()> {
-        /// Who makes processes faster than they are killed must not keep its supervisor here.
-        const PASSES: usize = 16;
-        let mut told = HashSet::new();
-        // The kernel kills the first thread of each. A process that lives on without that one hears nothing of it
-        // (Linux 6.18), and is told as a whole; what it has made meanwhile is in the next listing.
-        for _ in 0..PASSES {
-            self.write("cgroup.kill", "1")?;
-            let Ok(pids) = self.procs() else { return Ok(()) };
-            if pids.iter().filter(|pid| told.insert(**pid)).count() == 0 {
-                return Ok(());
-            }
-            self.signal_those(&pids, SIGKILL)?;
-        }
-        Ok(())
-    }
-
-    /// Sends `signal` to every process in it and below, but not to `except`.
-    pub fn signal(&self, signal: i32, except: Option<i32>) -> Result<()> {
-        let mut pids = self.procs()?;
-        pids.retain(|pid| Some(*pid) != except);
-        self.signal_those(&pids, signal)
-    }
-
-    /// A pid may have passed to a stranger between the listing and the opening: only what another listing still has
-    /// is what the first one meant.
-    fn signal_those(&self, pids: &[i32], signal: i32) -> Result<()> {
-        /// As many descriptors are open at once.
-        const BATCH: usize = 16;
-        for batch in pids.chunks(BATCH) {
-            let mut opened = Vec::with_capacity(batch.len());
-            for pid in batch.iter().filter_map(|pid| Pid::from_raw(*pid)) {
-                match pidfd_open(pid, PidfdFlags::empty()) {
-                    Ok(pidfd) => opened.push((pid.as_raw_nonzero().get(), pidfd)),
-                    Err(Errno::SRCH) => {}
-                    Err(errno) => return Err(Error::os("open a process", errno)),
-                }
-            }
-            if opened.is_empty() {
-                continue;
-            }
-            let still = self.procs()?;
-            for (_, process) in opened.iter().filter(|(pid, _)| still.contains(pid)) {
-                match signal::send(process, signal) {
-                    Err(error) if Errno::from_io_error(&error) != Some(Errno::SRCH) => {
-                        return Err(Error::io(&format!("send signal {signal} to"), &self.path, &error));
-                    }
-                    _ => {}
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Every process in it and below.
-    pub fn procs(&self) -> Result<Vec<i32>> {
-        let mut pids = Vec::new();
-        self.collect(&mut pids)?;
-        Ok(pids)
-    }
-
-    fn collect(&self, pids: &mut Vec<i32>) -> Result<()> {
-        let text = match self.read("cgroup.procs") {
-            // Of a threaded cgroup, which the container made: its processes are listed above it.
-            Err(error) if error.errno() == Some(Errno::OPNOTSUPP) => String::new(),
-            other => other?,
-        };
-        // A process of a pid namespace that this process cannot see shows as 0.
-        pids.extend(text.lines().filter_map(|pid| pid.parse::<i32>().ok()).filter(|pid| *pid > 0));
-        for child in self.children()? {
-            match child.collect(pids) {
-                // Removed between the listing and the look.
-                Err(error) if matches!(error.errno(), Some(Errno::NODEV | Errno::NOENT)) => {}
-                other => other?,
-            }
-        }
-        Ok(())
     }
 
     /// Whether a process is in it or below.
@@ -282,21 +199,6 @@ impl Cgroup {
 
     fn error(&self, operation: &str, file: &str, errno: Errno) -> Error {
         Error::at(operation, self.path.join(file), errno)
-    }
-
-    fn children(&self) -> Result<Vec<Self>> {
-        let failed = |errno| Error::at("read cgroup", &self.path, errno);
-        let mut children = Vec::new();
-        for name in names_below(self.dir.as_fd()).map_err(failed)? {
-            // By the descriptor: a path may be longer than the kernel takes.
-            let dir = match rustix::fs::openat(&self.dir, &name, DIRECTORY, Mode::empty()) {
-                Err(Errno::NOENT) => continue,
-                other => other.map_err(failed)?,
-            };
-            let path = self.path.join(name.to_string_lossy().as_ref());
-            children.push(Self { path, dir, view: OnceCell::new() });
-        }
-        Ok(children)
     }
 
     /// Waits until no process is in it or below. False where `deadline` came first.

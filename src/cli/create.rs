@@ -8,12 +8,13 @@ use podrun::runtime::Caller;
 use podrun::spec::manager::Manager;
 use podrun::state::publish::{self, Durability};
 use podrun::{client, runtime};
+use rustix::process::Rlimit;
 
 use super::care::CareArgs;
 use super::container::{ContainerArgs, of_bundle};
 use super::limits::LimitArgs;
 use super::walls::WallArgs;
-use super::{Outcome, descriptors, out};
+use super::{Outcome, descriptors, host, out};
 
 /// What the command does, in a line.
 pub(super) const ABOUT: &str = "Create a container; `start` then runs its command";
@@ -67,9 +68,15 @@ impl Args {
     }
 }
 
-pub(super) fn run(roots: &Roots, mut args: Args, cgroups: Manager, inherited: Vec<String>) -> Outcome {
+pub(super) fn run(
+    roots: &Roots,
+    mut args: Args,
+    cgroups: Manager,
+    inherited: Vec<String>,
+    stack: Option<Rlimit>,
+) -> Outcome {
     if let Some(bundle) = args.bundle.as_ref().filter(|_| !args.supervise) {
-        runtime::protect_program()?;
+        host::protect_program(stack)?;
         let listen_fds = descriptors::listen_fds()?;
         let caller = Caller {
             preserved: descriptors::preserved(listen_fds.saturating_add(args.preserve_fds))?,
@@ -80,6 +87,7 @@ pub(super) fn run(roots: &Roots, mut args: Args, cgroups: Manager, inherited: Ve
             no_new_keyring: args.no_new_keyring,
             no_pivot: args.no_pivot,
             cgroups,
+            stack,
         };
         runtime::create(roots, &args.id, bundle, caller)?;
         return Ok(0);

@@ -17,13 +17,14 @@ use podrun::state::publish::{self, Durability};
 use podrun::state::{Ending, store};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::process::Rlimit;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use super::container::{WINDOW, not_running, own_window, variables};
 use super::session::{self, Left};
 use super::signals::Signals;
 use super::start::is_oci;
-use super::{Outcome, descriptors};
+use super::{Outcome, descriptors, host};
 
 /// What the command does, in a line.
 pub(super) const ABOUT: &str = "Run a process inside a running container";
@@ -94,16 +95,16 @@ impl Args {
     }
 }
 
-pub(super) fn run(roots: &Roots, args: Args) -> Outcome {
+pub(super) fn run(roots: &Roots, args: Args, stack: Option<Rlimit>) -> Outcome {
     if is_oci(roots, &args.id)? {
-        runtime::protect_program()?;
-        return by_ourselves(roots, args);
+        host::protect_program(stack)?;
+        return by_ourselves(roots, args, stack);
     }
     by_shim(roots, args)
 }
 
 /// In a container that an engine supervises. Our descriptors are the process's, whatever they are.
-fn by_ourselves(roots: &Roots, args: Args) -> Outcome {
+fn by_ourselves(roots: &Roots, args: Args, stack: Option<Rlimit>) -> Outcome {
     // While nothing else of ours is open that could have one of their numbers.
     let preserved = descriptors::preserved(args.preserve_fds)?;
     let base = match &args.process {
@@ -128,6 +129,7 @@ fn by_ourselves(roots: &Roots, args: Args) -> Outcome {
         preserved,
         pid_file: args.pid_file.as_deref(),
         console_socket: args.console_socket.as_deref(),
+        stack,
     };
     let running = runtime::exec(roots, &args.id, &wanted, beside)?;
     let Some(signals) = &mut signals else { return Ok(0) };

@@ -10,6 +10,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use jiff::Timestamp;
 use podrun::error::{Error, Kind, escaped};
 
+use super::host::STACK;
 use super::{Cli, LogFormat, NAMES};
 
 /// Where an error goes besides stderr.
@@ -65,10 +66,24 @@ pub(super) fn usage(error: &clap::Error) -> ExitCode {
         }
         _ => {}
     }
-    let args: Vec<String> =
-        std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let args = args();
     let intent = Intent::of(&args);
     report(&[explain(error, &args, &intent)], &intent.sink, intent.launches)
+}
+
+/// Answers who gave this program too little of a stack to look at its command line: on one of its own.
+pub(super) fn without_stack(error: Error) -> ExitCode {
+    let answer = move || {
+        let args = args();
+        let intent = Intent::of(&args);
+        report(&[error], &intent.sink, intent.launches)
+    };
+    let answered = std::thread::Builder::new().stack_size(STACK).spawn(answer).map(|thread| thread.join());
+    answered.ok().and_then(Result::ok).unwrap_or(ExitCode::FAILURE)
+}
+
+fn args() -> Vec<String> {
+    std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect()
 }
 
 /// What is wrong with the command line, in our own words where we have some.

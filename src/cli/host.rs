@@ -1,6 +1,8 @@
 //! Whether podrun can work here at all: root, and a kernel that knows what it is asked.
 
 use podrun::error::{Error, Result};
+use podrun::runtime;
+use podrun::sys::limit::{DESCRIPTORS, lift};
 use podrun::sys::signal;
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
@@ -28,9 +30,6 @@ pub(super) fn version(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
-/// With less a shim could not even tell that it has too few.
-const DESCRIPTORS: u64 = 64;
-
 /// Checks that this process, and the shim after it, may have as many descriptors as it takes.
 pub(super) fn check_descriptors() -> Result<()> {
     match getrlimit(Resource::Nofile).current {
@@ -44,28 +43,43 @@ pub(super) fn check_descriptors() -> Result<()> {
 }
 
 /// A stack that every command and its errors fit on. The kernel looks at the limit whenever a stack grows.
-const STACK: u64 = 1 << 20;
+pub(super) const STACK: usize = 1 << 20;
 
 /// For a command's first step: it has a stack, and hears of a file that must not grow as of any other error. What
-/// the stack was limited to, as `--ulimit` writes it, where that was too little.
-pub(super) fn make_room() -> Result<Option<String>> {
+/// the stack was limited to, where that was too little.
+pub(super) fn make_room() -> Result<Option<Rlimit>> {
     signal::ignore(SIGXFSZ);
     let limit = getrlimit(Resource::Stack);
-    let Some(current) = limit.current.filter(|current| *current < STACK) else { return Ok(None) };
-    let enough = Rlimit { current: limit.maximum.map_or(Some(8 * STACK), Some), ..limit };
-    match limit.maximum.is_none_or(|most| most >= STACK) && setrlimit(Resource::Stack, enough).is_ok() {
-        true => Ok(Some(written("stack", current, limit.maximum))),
+    let is_little = |most: Option<u64>| most.is_some_and(|most| most < STACK as u64);
+    if !is_little(limit.current) {
+        return Ok(None);
+    }
+    let enough = Rlimit { current: limit.maximum.or(Some(8 * STACK as u64)), ..limit };
+    match !is_little(limit.maximum) && setrlimit(Resource::Stack, enough).is_ok() {
+        true => Ok(Some(limit)),
         false => Err(Error::failed("start podrun", "the stack is limited to less than 1 MiB")
             .hint("`ulimit -s 8192`, or unlimited")),
     }
 }
 
-fn written(name: &str, soft: u64, hard: Option<u64>) -> String {
-    format!("{name}={soft}:{}", hard.map_or("-1".to_owned(), |hard| hard.to_string()))
+/// [`runtime::protect_program`] for one whose stack was limited to `stack`: who begins anew finds it so.
+pub(super) fn protect_program(stack: Option<Rlimit>) -> Result<()> {
+    let limit =
+        |limit| setrlimit(Resource::Stack, limit).map_err(|errno| Error::os("limit the stack", errno));
+    let Some(stack) = stack else { return runtime::protect_program() };
+    let enough = getrlimit(Resource::Stack);
+    limit(stack)?;
+    runtime::protect_program().and_then(|()| limit(enough))
 }
 
-/// What must end neither a shim nor a log, as `--ulimit` and a shell name it, and the least that will do where it
-/// cannot be lifted.
+/// A limit as `--ulimit` writes it.
+pub(super) fn written(name: &str, limit: Rlimit) -> String {
+    let value = |value: Option<u64>| value.map_or("-1".to_owned(), |value| value.to_string());
+    format!("{name}={}:{}", value(limit.current), value(limit.maximum))
+}
+
+/// What is lifted for a shim, as `--ulimit` and a shell name it, and the least that will do where it
+/// cannot be.
 const LIFTED: [(Resource, &str, &str, u64); 4] = [
     (Resource::Fsize, "fsize", "-f", 1 << 30),
     (Resource::Cpu, "cpu", "-t", u64::MAX),
@@ -78,14 +92,11 @@ pub(super) fn lift_limits() -> Result<Vec<String>> {
     let mut lifted = Vec::new();
     for (resource, name, letter, least) in LIFTED {
         let limit = getrlimit(resource);
-        let Some(current) = limit.current else { continue };
-        lifted.push(written(name, current, limit.maximum));
-        // Without CAP_SYS_RESOURCE up to the hard limit.
-        let none = Rlimit { current: None, maximum: None };
-        let most = Rlimit { current: limit.maximum, ..limit };
-        if setrlimit(resource, none).or_else(|_| setrlimit(resource, most)).is_err()
-            || getrlimit(resource).current.is_some_and(|current| current < least)
-        {
+        if limit.current.is_none() {
+            continue;
+        }
+        lifted.push(written(name, limit));
+        if lift(resource).is_err() || getrlimit(resource).current.is_some_and(|current| current < least) {
             return Err(Error::failed(
                 "start a shim",
                 format!("this process is limited by `ulimit {letter}`"),
@@ -104,6 +115,8 @@ pub(super) fn keep_own_files() {
 
 #[cfg(test)]
 mod tests {
+    use podrun::sys::limit;
+
     use super::*;
 
     #[test]
@@ -113,5 +126,10 @@ mod tests {
         assert!(version("5.14.0-70.el9.x86_64").unwrap() >= KERNEL);
         assert!(version("6.1").unwrap() >= KERNEL);
         assert_eq!(version("odd"), None);
+    }
+
+    #[test]
+    fn what_is_lifted_for_a_shim_is_the_containers() {
+        assert_eq!(LIFTED.map(|(resource, ..)| resource), limit::LIFTED);
     }
 }

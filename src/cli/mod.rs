@@ -18,6 +18,7 @@ use clap::{ArgMatches, Args as _, FromArgMatches, Parser, Subcommand, ValueEnum}
 use podrun::error::Error;
 use podrun::paths::{ContainerId, Roots};
 use podrun::spec::manager::Manager;
+use rustix::process::Rlimit;
 
 mod attach;
 mod care;
@@ -352,7 +353,7 @@ fn for_each_at_once(
 pub(crate) fn main() -> ExitCode {
     let stack = match host::make_room() {
         Ok(stack) => stack,
-        Err(error) => return fail::report(&[error], &fail::Sink::default(), true),
+        Err(error) => return fail::without_stack(error),
     };
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -366,7 +367,7 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-fn run(mut cli: Cli, stack: Option<String>) -> Outcome {
+fn run(mut cli: Cli, stack: Option<Rlimit>) -> Outcome {
     host::keep_own_files();
     environment::complete(&mut cli.global)?;
     trace::start(&cli.global);
@@ -388,14 +389,14 @@ fn run(mut cli: Cli, stack: Option<String>) -> Outcome {
     }
     let cgroups = cli.global.manager();
     let mut limits = if cli.command.makes_shims() { host::lift_limits()? } else { Vec::new() };
-    limits.extend(stack);
+    limits.extend(stack.map(|stack| host::written("stack", stack)));
     let roots = roots()?;
     tracing::debug!(root = %roots.root.display(), run_root = %roots.run_root.display(), ?cgroups);
     match cli.command {
-        Command::Create(args) => create::run(&roots, args, cgroups, limits),
+        Command::Create(args) => create::run(&roots, args, cgroups, limits, stack),
         Command::Run(args) => run::run(&roots, args, cgroups, limits),
         Command::Start(args) => start::run(&roots, &args),
-        Command::Exec(args) => exec::run(&roots, args),
+        Command::Exec(args) => exec::run(&roots, args, stack),
         Command::Attach(args) => attach::run(&roots, args),
         Command::Wait(args) => wait::run(&roots, &args),
         Command::Kill(args) => kill::run(&roots, &args),

@@ -30,6 +30,8 @@ pub struct Client {
     socket: OwnedFd,
     greeted: bool,
     pub(super) welcomed: bool,
+    /// The shim has gone, and had not received all that was sent.
+    pub(super) unheard: bool,
     buffer: BytesMut,
     fds: Vec<OwnedFd>,
 }
@@ -42,7 +44,14 @@ impl AsFd for Client {
 
 impl Client {
     pub(super) fn new(socket: OwnedFd) -> Self {
-        Self { socket, greeted: false, welcomed: false, buffer: BytesMut::new(), fds: Vec::new() }
+        Self {
+            socket,
+            greeted: false,
+            welcomed: false,
+            unheard: false,
+            buffer: BytesMut::new(),
+            fds: Vec::new(),
+        }
     }
 
     /// Connects to the shim of a container; `None` where there is none.
@@ -90,7 +99,7 @@ impl Client {
         Ok(true)
     }
 
-    fn write(&self, bytes: &mut BytesMut, mut fds: &[BorrowedFd<'_>]) -> Result<()> {
+    fn write(&mut self, bytes: &mut BytesMut, mut fds: &[BorrowedFd<'_>]) -> Result<()> {
         while !bytes.is_empty() {
             match socket::send(&self.socket, bytes, fds) {
                 Ok(sent) => {
@@ -98,7 +107,10 @@ impl Client {
                     fds = &[];
                 }
                 Err(Errno::INTR) => {}
-                Err(Errno::PIPE | Errno::CONNRESET) => return Ok(()),
+                Err(Errno::PIPE | Errno::CONNRESET) => {
+                    self.unheard = true;
+                    return Ok(());
+                }
                 Err(errno) => return Err(Error::os("write to the shim", errno)),
             }
         }
@@ -160,7 +172,11 @@ impl Client {
             }
         }
         match socket::receive(&self.socket, &mut self.buffer, &mut self.fds) {
-            Ok(0) | Err(Errno::CONNRESET) => Ok(None),
+            Ok(0) => Ok(None),
+            Err(Errno::CONNRESET) => {
+                self.unheard = true;
+                Ok(None)
+            }
             Ok(received) => Ok(Some(received)),
             Err(Errno::INTR) => Ok(Some(0)),
             Err(errno) => Err(Error::os("read from the shim", errno)),

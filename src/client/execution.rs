@@ -27,6 +27,7 @@ use crate::protocol::frame::MAX_BODY;
 use crate::protocol::{Exec, Reply, Request};
 use crate::state::ProcessRef;
 use crate::state::store::View;
+use crate::sys::fd::is_unread;
 
 /// One process that a client has run.
 #[derive(Debug)]
@@ -41,6 +42,8 @@ pub struct Execution<'a> {
     process: Option<ProcessRef>,
     /// A shim has said that the command was executed.
     started: bool,
+    /// The signals of which it is not known that a shim has received them.
+    signals: Vec<i32>,
     /// How many have been asked since one last said that it is a shim, or answered.
     unanswered: u32,
 }
@@ -52,7 +55,7 @@ const PATIENCE: u32 = 100;
 #[derive(Debug)]
 pub enum Begun<'a> {
     /// It was asked for.
-    Execution(Execution<'a>),
+    Execution(Box<Execution<'a>>),
     /// There is no shim to ask.
     NotRunning(Box<View>),
 }
@@ -74,7 +77,7 @@ impl<'a> Execution<'a> {
         tracing::debug!("asks the shim for a process in {id}");
         let request = Request::Exec(Box::new(Exec { witnessed: true, ..exec }));
         let witness = ask(&mut client, &request, fds)?;
-        Ok(Begun::Execution(Self {
+        Ok(Begun::Execution(Box::new(Self {
             roots,
             id,
             request,
@@ -83,8 +86,9 @@ impl<'a> Execution<'a> {
             witness,
             process: None,
             started: false,
+            signals: Vec::new(),
             unanswered: 0,
-        }))
+        })))
     }
 
     /// The next reply if it is there. Closed: the container ended, and this process with it.
@@ -133,9 +137,16 @@ impl<'a> Execution<'a> {
         !self.started
     }
 
-    /// Sends the process a signal.
+    /// Sends the process a signal. Where a shim dies without having received it, the next one does.
     pub fn signal(&mut self, signal: i32) -> Result<()> {
-        self.client.send(&Request::ExecSignal { signal }, &[])
+        let all_heard = !is_unread(self.client.as_fd());
+        self.client.send(&Request::ExecSignal { signal }, &[])?;
+        // A shim that is still there was so when it was asked about.
+        if all_heard && !self.client.unheard {
+            self.signals.clear();
+        }
+        self.signals.push(signal);
+        Ok(())
     }
 
     /// Why the process, which has ended, never became the command, where it was not a shim that told.
@@ -164,7 +175,11 @@ impl<'a> Execution<'a> {
             Some(process) => client.send(&Request::ExecWait(process), &[])?,
             None => self.witness = ask(&mut client, &self.request, self.fds)?,
         }
-        self.client = client;
+        let signals = std::mem::take(&mut self.signals);
+        let unheard = std::mem::replace(&mut self.client, client).unheard;
+        if unheard {
+            signals.into_iter().try_for_each(|signal| self.signal(signal))?;
+        }
         Ok(true)
     }
 }

@@ -61,6 +61,12 @@ pub(super) struct CapabilityPlan {
 }
 
 impl ProcessPlan {
+    /// Limits the stack, unless there is a limit already.
+    pub(super) fn limit_stack(&mut self, limit: Option<Rlimit>) {
+        let named = self.rlimits.iter().any(|(resource, _)| *resource == Resource::Stack);
+        self.rlimits.extend(limit.filter(|_| !named).map(|limit| (Resource::Stack, limit)));
+    }
+
     /// The plan for `process` in the container that `spec` describes.
     pub(super) fn of(process: &Process, spec: &Spec, settings: &Settings) -> Result<Self> {
         let args = process.args().as_deref().unwrap_or_default();

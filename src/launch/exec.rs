@@ -21,6 +21,7 @@ use oci_spec::runtime::{Capability, LinuxNamespaceType, Process as OciProcess, S
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::Rlimit;
 use rustix::thread::{CapabilitySet, ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use super::child::{assert_single_threaded, execute, take_stdio, take_terminal};
@@ -123,6 +124,11 @@ impl ExecPlan {
     pub fn preserve(&mut self, fds: Vec<OwnedFd>) {
         self.process.preserved = fds.len();
         self.preserved = fds;
+    }
+
+    /// Limits the process's stack, unless the process names a limit of its own.
+    pub fn limit_stack(&mut self, limit: Option<Rlimit>) {
+        self.process.limit_stack(limit);
     }
 }
 

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{LinuxDevice, LinuxNamespaceType, LinuxResources, Spec};
+use rustix::process::Rlimit;
 
 use super::credentials::ProcessPlan;
 use super::hooks::Hooks;
@@ -56,6 +57,11 @@ impl Plan {
     pub fn preserve(&mut self, fds: Vec<OwnedFd>) {
         self.process.preserved = fds.len();
         self.preserved = fds;
+    }
+
+    /// Limits the process's stack, unless the process names a limit of its own.
+    pub fn limit_stack(&mut self, limit: Option<Rlimit>) {
+        self.process.limit_stack(limit);
     }
 
     /// Leaves the container in the session keyring of this process, rather than give it one.

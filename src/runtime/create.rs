@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Mount;
+use rustix::process::Rlimit;
 
 use super::console::Console;
 use super::listen;
@@ -40,6 +41,8 @@ pub struct Caller<'a> {
     pub no_pivot: bool,
     /// Who makes its cgroup.
     pub cgroups: Manager,
+    /// What limits the container's stack where the bundle does not.
+    pub stack: Option<Rlimit>,
 }
 
 /// Where the container has the service manager's socket.
@@ -136,6 +139,7 @@ fn build(
 ) -> Result<()> {
     let mut plan = launch::plan(spec, &Settings::of(spec)?, paths, &state.bundle)?;
     plan.preserve(caller.preserved);
+    plan.limit_stack(caller.stack);
     plan.share_keyring(caller.no_new_keyring);
     plan.do_not_pivot(caller.no_pivot);
     store::make_dir(&paths.run_dir)?;

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use oci_spec::runtime::Process as OciProcess;
-use rustix::process::{WaitId, WaitIdOptions, waitid};
+use rustix::process::{Rlimit, WaitId, WaitIdOptions, waitid};
 
 use super::console::Console;
 use super::create::inherited_stdio;
@@ -63,6 +63,8 @@ pub struct Beside<'a> {
     pub pid_file: Option<&'a Path>,
     /// Who receives the master of its terminal: needed with one, and of no use without.
     pub console_socket: Option<&'a Path>,
+    /// What limits its stack where nothing else does.
+    pub stack: Option<Rlimit>,
 }
 
 /// Runs `wanted` inside container `id`, on a terminal or on this command's own standard input and
@@ -89,6 +91,7 @@ pub fn exec(roots: &Roots, id: &ContainerId, wanted: &Process, beside: Beside<'_
     };
     let mut plan = launch::plan_exec(&spec, wanted)?;
     plan.preserve(beside.preserved);
+    plan.limit_stack(beside.stack);
     let gone = || not_running(&state);
     let init = open_init(&state)?.ok_or_else(gone)?;
     let cgroup = Cgroup::open(&state.cgroup_path)?;

@@ -107,6 +107,15 @@ pub fn only_stdio_survives_exec(preserved: usize) -> io::Result<()> {
     all_but(&keep, Fate::CloseOnExec)
 }
 
+/// Whether something that was sent to `socket` was not received yet. Of a peer that is gone this knows nothing.
+#[expect(unsafe_code, reason = "neither rustix nor nix has this ioctl")]
+pub fn is_unread(socket: BorrowedFd<'_>) -> bool {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the kernel writes one int, and this is one. SIOCOUTQ has this number, too.
+    let asked = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    asked != 0 || bytes > 0
+}
+
 /// Closes everything but `keep`: for a child that will never use, nor drop, anything else.
 pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
     all_but(&sorted(keep), Fate::Close)

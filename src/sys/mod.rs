@@ -7,6 +7,7 @@ pub mod bpf;
 pub mod clone;
 pub mod fd;
 pub mod keyring;
+pub mod limit;
 pub mod map;
 pub mod memory;
 pub mod mount;

@@ -28,7 +28,7 @@ use rustix::param::page_size;
 
 use super::clone::{CLEAR_SIGHAND, CloneArgs, INTO_CGROUP, exit};
 use super::fd::{Fate, all_but};
-use super::{program, signal};
+use super::{limit, program, signal};
 
 /// What is to be executed.
 #[derive(Clone, Copy, Debug)]
@@ -102,7 +102,8 @@ const DEEP_STACK: usize = 1 << 20;
 
 /// Starts `program` as a grandchild that reparents away: in a session of its own, with no signal
 /// blocked or ignored, in `/`, with `/dev/null` on 0, 1 and 2, and with exactly the descriptors of
-/// `keep` at the numbers given there; in `cgroup` from its first instruction on.
+/// `keep` at the numbers given there; in `cgroup` from its first instruction on. What limits the caller and
+/// would end a shim ([`limit`]) is lifted as far as it may be.
 ///
 /// It runs from an image that nobody can write through `/proc/PID/exe`: see [`program`]. There it reads
 /// `/` as its own path. That holds once [`Leaving`] is gone.
@@ -225,6 +226,7 @@ fn fail(job: &Job<'_>, error: &io::Error) {
 
 #[expect(unsafe_code, reason = "moves descriptors to given numbers, and executes")]
 fn become_program(job: &mut Job<'_>) -> io::Result<()> {
+    limit::suit_a_shim();
     let above = job.targets.last().map_or(3, |last| last + 1);
     let check = |result: libc::c_int| super::check(result.into());
     // SAFETY: integers only. This process's descriptor table is its own, and it owns no object

@@ -47,11 +47,11 @@ impl Driver<'_> {
             // The files are about to go: who still reads them has a moment to say so.
             self.serving(tokio::time::timeout(PATIENCE, ledger.all_settled())).await;
         }
-        if let Some(syncing) = syncing {
+        if let Some(syncing) = &syncing {
             self.serving_until_unwanted(syncing.done()).await;
         }
         if self.is_unwanted() {
-            self.delete();
+            self.delete(syncing.is_some());
             let _ = tokio::time::timeout(PATIENCE, ledger.all_sent()).await;
         } else {
             let _ = std::fs::remove_file(self.paths.socket());
@@ -106,11 +106,10 @@ impl Driver<'_> {
     /// Removes what a run leaves in the kernel: the container's mounts and its cgroup.
     pub(crate) fn clean_cgroup(&mut self) {
         self.mounts = None;
-        if let Some(cgroup) = self.cgroup.take() {
-            let path = cgroup.path().to_owned();
-            drop(cgroup);
-            self.stuck =
-                cgroup::end(&path, self.state.unit()).inspect_err(|error| tracing::warn!("{error}")).err();
+        // What could not be ended the last time may have ended since.
+        if self.cgroup.take().is_some() || self.stuck.is_some() {
+            let ended = cgroup::end(&self.state.cgroup_path, self.state.unit());
+            self.stuck = ended.inspect_err(|error| tracing::warn!("{error}")).err();
         }
     }
 
@@ -123,8 +122,9 @@ impl Driver<'_> {
         })
     }
 
-    /// Removes the container; whoever asked for it is answered after the last trace is gone.
-    fn delete(&mut self) {
+    /// Removes the container; whoever asked for it is answered after the last trace is gone. `syncing`: somebody is
+    /// publishing the durable copies, or has done so.
+    fn delete(&mut self, syncing: bool) {
         let result = match self.stuck.take() {
             // Something of it still runs: it stays, as one that has ended.
             Some(error) => Err(error),
@@ -137,7 +137,10 @@ impl Driver<'_> {
                 // Where its file is still there: nobody may be left to hear it otherwise.
                 tracing::error!("{error}");
                 let word = LastWord { paths: &self.paths, record: self.record.as_ref(), state: &self.state };
-                let _ = word.publish(Durability::Atomic).inspect_err(|error| tracing::error!("{error}"));
+                // Two who write one file at once would spoil it.
+                if !syncing {
+                    let _ = word.publish(Durability::Atomic).inspect_err(|error| tracing::error!("{error}"));
+                }
                 let _ = std::fs::remove_file(self.paths.socket());
             }
         }

@@ -3,7 +3,7 @@
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::harness::bundle::{bundle, config};
+use crate::harness::bundle::{Engine, bundle, config};
 use crate::harness::process::status_field;
 use crate::harness::{Podrun, busybox, process};
 
@@ -49,6 +49,35 @@ fn the_callers_limits_are_the_containers_and_not_those_of_its_log() {
     }
 }
 
+/// What the kernel says of a process's soft limit.
+fn limit(pid: i32, name: &str) -> String {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/limits")).expect("it lives");
+    let line = text.lines().find(|line| line.starts_with(name)).expect("a limit");
+    line[name.len()..].split_whitespace().next().expect("a value").to_owned()
+}
+
+#[test]
+fn whoever_needs_the_shim_of_a_lost_container_does_not_limit_it() {
+    let podrun = Podrun::new();
+    let script = "trap 'seq 1 50000; echo end; exit 3' USR1; echo ready; while :; do sleep 0.02; done";
+    podrun.run_script("c", script);
+    for needs in ["kill c WINCH", "exec c true"] {
+        podrun.lose("c");
+        podrun.sh(&format!("ulimit -S -f 100; ulimit -S -t 7; podrun {needs}")).exits(0);
+        for pid in [podrun.keeper_pid("c"), podrun.shim_pid("c")] {
+            assert_eq!(limit(pid, "Max file size"), "unlimited", "{needs}");
+            assert_eq!(limit(pid, "Max cpu time"), "unlimited", "{needs}");
+        }
+    }
+    podrun.lose("c");
+    let waiter = podrun.sh("ulimit -S -f 100; ulimit -S -n 50; exec podrun wait c").spawn();
+    podrun.state_until("c", |state| state["shim"]["adoptions"] == 3);
+    assert_eq!(limit(podrun.shim_pid("c"), "Max open files"), "64");
+    podrun.cmd(["kill", "c", "USR1"]).exits(0);
+    assert_eq!(waiter.finish().out(), "3\n");
+    assert_eq!(podrun.cmd(["logs", "--tail", "1", "c"]).ok(), "end\n");
+}
+
 #[test]
 fn a_bundle_has_the_callers_limits_where_it_names_none() {
     let podrun = Podrun::new();
@@ -69,20 +98,49 @@ fn a_small_stack_is_made_larger_or_refused() {
     let inside = format!("podrun run --rm --rootfs {} -- sh -c 'ulimit -s'", busybox());
     podrun.sh(&format!("ulimit -S -s 512; {inside}")).prints("512\n");
     podrun.sh(&format!("ulimit -s 100; {run}")).fails(125, "the stack is limited");
+    // What starts nothing fails as such commands do.
+    for other in ["list", "delete c", "--help", "create --bundle b c"] {
+        podrun.sh(&format!("ulimit -s 100; podrun {other}")).fails(1, "the stack is limited");
+    }
+    podrun.sh("ulimit -s 100; podrun --log log state c").fails(1, "the stack is limited");
+    let log = std::fs::read_to_string(podrun.dir().join("log")).expect("it was written");
+    assert!(log.contains("the stack is limited"), "{log}");
 }
 
 #[test]
-fn a_signal_that_the_caller_has_ignored_stays_ignored() {
+fn an_engines_container_has_the_callers_small_stack() {
     let podrun = Podrun::new();
-    let script =
-        format!("trap '' HUP; exec podrun run c --rootfs {} -- sh -c 'echo up; exec sleep 1000'", busybox());
-    let mut run = podrun.sh(&script).spawn();
+    let script = "ulimit -s; exec sleep 1000";
+    let small = r#"ulimit -S -s 512; exec podrun "$@""#;
+    let engine = Engine::create_by(&podrun, "c", &config(&busybox(), &["sh", "-c", script]), small);
+    podrun.cmd(["start", "c"]).exits(0);
+    podrun.sh("ulimit -S -s 256; exec podrun exec c sh -c 'ulimit -s'").prints("256\n");
+    let ours = podrun.sh("ulimit -s").ok();
+    podrun.cmd(["exec", "c", "sh", "-c", "ulimit -s"]).prints(&ours);
+    podrun.cmd(["kill", "c", "KILL"]).exits(0);
+    assert_eq!(engine.wait().out(), "512\n");
+    let mut named = config(&busybox(), &["sh", "-c", "ulimit -s"]);
+    named["process"]["rlimits"] = json!([{"type": "RLIMIT_STACK", "soft": 2 << 20, "hard": 4 << 20}]);
+    let engine = Engine::create_by(&podrun, "d", &named, small);
+    podrun.cmd(["start", "d"]).exits(0);
+    assert_eq!(engine.wait().out(), "2048\n");
+}
+
+#[test]
+fn a_hangup_that_the_caller_ignores_stays_ignored_and_an_interrupt_does_not() {
+    let podrun = Podrun::new();
+    let script = "trap 'echo quit' QUIT; echo up; while :; do sleep 0.02; done";
+    // As `nohup` does, and as a shell does for what is in the background.
+    let run = format!("trap '' HUP INT QUIT; exec podrun run c --rootfs {} -- sh -c \"{script}\"", busybox());
+    let mut run = podrun.sh(&run).spawn();
     run.until("up");
     run.signal(Signal::HUP);
-    // That one is passed on, and comes after it.
-    run.signal(Signal::TERM);
-    run.finish().expect(143);
-    podrun.cmd(["wait", "c"]).prints("143\n");
+    // Those are passed on, and come after it.
+    run.signal(Signal::QUIT);
+    run.until("quit");
+    run.signal(Signal::INT);
+    run.finish().expect(130);
+    podrun.cmd(["wait", "c"]).prints("130\n");
 }
 
 /// `id` would look for a name.

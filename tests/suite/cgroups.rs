@@ -1,6 +1,7 @@
 //! Where a container's cgroup is, and a container that has none.
 
 use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
@@ -77,6 +78,44 @@ fn an_engine_may_have_a_container_without_a_cgroup() {
     podrun.cmd(["exec", "c", "echo", "in"]).prints("in\n");
     podrun.cmd(["kill", "--all", "c", "KILL"]).exits(0);
     assert_eq!(engine.wait().signal, Some(9));
+}
+
+#[test]
+fn a_container_starts_in_a_cgroup_that_has_its_device_program_already() {
+    let podrun = Podrun::new();
+    podrun.run_detached("c", &busybox(), ["sleep", "100000"]);
+    let (program, path) = (device_program(&podrun, "c"), podrun.state("c")["cgroupPath"].clone());
+    // It dies with all who could have removed its cgroup, and was one of another boot.
+    podrun.reboot(&["c"]);
+    assert!(Path::new(path.as_str().expect("a path")).exists());
+    podrun.cmd(["start", "c"]).prints("c\n");
+    assert_eq!((device_program(&podrun, "c"), &podrun.state("c")["cgroupPath"]), (program, &path));
+    podrun.cmd(["exec", "c", "sh", "-c", "echo in >/dev/null && echo in"]).prints("in\n");
+}
+
+#[test]
+fn however_many_cgroups_are_below_it_a_container_is_signalled_with_few_descriptors() {
+    let podrun = Podrun::new();
+    let script = "trap \"wait; exit 6\" USR1; sleep 100000 & echo ready; wait";
+    let run = format!("ulimit -S -n 70; podrun run -d c --rootfs {} -- sh -c '{script}'", busybox());
+    podrun.sh(&run).prints("c\n");
+    podrun.says("c", "ready");
+    let top = PathBuf::from(podrun.state("c")["cgroupPath"].as_str().expect("a path"));
+    let procs = podrun.cgroup_file("c", "cgroup.procs").expect("a list");
+    let init = podrun.pid("c").to_string();
+    let child = procs.lines().find(|pid| *pid != init).expect("a child");
+    for number in 0..100 {
+        std::fs::create_dir(top.join(format!("beside-{number}"))).expect("make a cgroup");
+    }
+    let deepest = (0..100).fold(top, |above, _| {
+        std::fs::create_dir(above.join("below")).expect("make a cgroup");
+        above.join("below")
+    });
+    std::fs::write(deepest.join("cgroup.procs"), child).expect("move a process");
+    // The trap is over once the child has got the signal as well.
+    podrun.cmd(["kill", "--all", "c", "USR1"]).exits(0);
+    podrun.cmd(["wait", "c"]).prints("6\n");
+    podrun.cmd(["delete", "c"]).prints("c\n");
 }
 
 /// The kernel's number of the device program that a cgroup has.

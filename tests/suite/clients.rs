@@ -1,10 +1,19 @@
 //! What a client of the control socket may do to a container: nothing that it did not ask for.
 
+use std::fs::File;
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
-use crate::harness::process::{descriptors, status_field};
+use podrun::client::Client;
+use podrun::paths::Roots;
+use podrun::protocol::{Exec, Request};
+use rustix::net::{Shutdown, shutdown};
+use rustix::process::Signal;
+
+use crate::harness::process::{self, descriptors, status_field};
 use crate::harness::{Podrun, busybox, rounds};
+use crate::keeper::freeze;
 
 const HELLO: &[u8] = br#"{"protocol":1,"oldest":1,"build":"test"}"#;
 
@@ -73,6 +82,31 @@ fn a_length_beyond_any_message_ends_the_connection() {
     let mut rest = Vec::new();
     client.read_to_end(&mut rest).expect("the shim closes it");
     assert!(rest.is_empty());
+}
+
+#[test]
+fn an_exec_whose_client_goes_before_its_turn_is_not_run() {
+    let podrun = Podrun::new();
+    podrun.run_detached("c", &busybox(), ["sleep", "1000"]);
+    let roots = Roots::new(Some(podrun.root()), Some(podrun.run_root())).expect("roots");
+    let paths = roots.container(&"c".parse().expect("an ID"));
+    let mut client = Client::connect(&paths).expect("connect").expect("the shim listens");
+    client.call(&Request::Signal { signal: 28, all: false }).expect("it is served");
+    let shim = podrun.shim_pid("c");
+    freeze(shim);
+    let null = File::options().read(true).write(true).open("/dev/null").expect("open /dev/null");
+    let (mut witness, theirs) = UnixStream::pair().expect("a socket pair");
+    let exec = Exec { args: vec!["true".to_owned()], witnessed: true, ..Exec::default() };
+    let beside = [null.as_fd(), null.as_fd(), null.as_fd(), theirs.as_fd()];
+    client.send(&Request::Exec(Box::new(exec)), &beside).expect("ask");
+    // A child that another scenario forks just now has a copy.
+    shutdown(&client, Shutdown::Both).expect("shut a socket");
+    drop((client, theirs));
+    process::send(shim, Signal::CONT);
+    let mut said = Vec::new();
+    witness.read_to_end(&mut said).expect("nobody has the other end any more");
+    assert_eq!(String::from_utf8_lossy(&said), "", "there was a process");
+    serves(&podrun);
 }
 
 #[test]

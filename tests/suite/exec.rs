@@ -1,8 +1,12 @@
 //! Running something inside a running container.
 
-use rustix::process::Signal;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+
+use rustix::process::{PidfdGetfdFlags, Signal, pidfd_getfd};
 
 use crate::harness::{Podrun, busybox, debian, in_guest, process};
+use crate::keeper::freeze;
 
 fn with_sleeper() -> Podrun {
     let podrun = Podrun::new();
@@ -152,6 +156,35 @@ fn signals_to_the_command_reach_what_it_runs() {
     let mut exec = podrun.cmd(["exec", "c", "--", "sh", "-c", script]).spawn();
     exec.until("ready");
     exec.signal(Signal::TERM);
+    let output = exec.finish();
+    assert_eq!((output.code, output.out()), (Some(9), "ready\ngot\n".into()), "{output}");
+}
+
+/// Whether something that process `pid` has sent to a control socket was not received yet.
+fn has_unread(pid: i32) -> bool {
+    let process = process::Pidfd::open(pid).expect("it lives");
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("it lives");
+    let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let copies = numbers.filter_map(|fd| pidfd_getfd(&process, fd, PidfdGetfdFlags::empty()).ok());
+    copies.map(UnixStream::from).any(|socket| {
+        let is_control = socket.peer_addr().is_ok_and(|peer| !peer.is_unnamed());
+        is_control && podrun::sys::fd::is_unread(socket.as_fd())
+    })
+}
+
+#[test]
+fn a_signal_that_a_shim_did_not_live_to_pass_on_is_passed_on_by_the_next() {
+    let podrun = with_sleeper();
+    let script = "trap 'echo got; exit 9' TERM; echo ready; while :; do sleep 0.05; done";
+    let mut exec = podrun.cmd(["exec", "c", "--", "sh", "-c", script]).spawn();
+    exec.until("ready");
+    let shim = podrun.shim_pid("c");
+    freeze(shim);
+    exec.signal(Signal::TERM);
+    while !has_unread(exec.pid()) {
+        std::thread::yield_now();
+    }
+    process::send(shim, Signal::KILL);
     let output = exec.finish();
     assert_eq!((output.code, output.out()), (Some(9), "ready\ngot\n".into()), "{output}");
 }

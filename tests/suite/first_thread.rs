@@ -111,7 +111,8 @@ fn a_process_without_its_first_thread_does_not_outlive_its_container() {
 fn many_such_processes_are_killed_and_signalled_with_few_descriptors() {
     let podrun = Podrun::new();
     let (rootfs, volume) = (debian(), volume(&podrun));
-    let script = "for i in $(seq 80); do python3 -c \"$0\" & done; wait";
+    // The second `wait` is over once none of them is left.
+    let script = "trap : USR1; for i in $(seq 80); do python3 -c \"$0\" & done; wait; wait; exit 4";
     let args =
         ["run", "-d", "c", "--pid", "host", "-v", &volume, "--rootfs", &rootfs, "--", "sh", "-c", script];
     let words = args.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" ");
@@ -119,11 +120,17 @@ fn many_such_processes_are_killed_and_signalled_with_few_descriptors() {
     let run = format!("ulimit -S -n 70; podrun {words} \"$(cat '{}/program')\"", podrun.dir().display());
     podrun.sh(&run).prints("c\n");
     let _go = alone(&podrun);
-    let deadline = std::time::Instant::now() + hang_limit();
-    while podrun.cmd(["ps", "c"]).ok().matches(" Z ").count() < 80 {
-        assert!(std::time::Instant::now() < deadline, "{}", podrun.cmd(["ps", "c"]).ok());
-    }
-    podrun.cmd(["kill", "--all", "c", "CONT"]).exits(0);
+    let all_are_there = || {
+        let deadline = std::time::Instant::now() + hang_limit();
+        while podrun.cmd(["ps", "c"]).ok().matches(" Z ").count() < 80 {
+            assert!(std::time::Instant::now() < deadline, "{}", podrun.cmd(["ps", "c"]).ok());
+        }
+    };
+    all_are_there();
+    podrun.cmd(["kill", "--all", "c", "USR1"]).exits(0);
+    podrun.cmd(["wait", "c"]).prints("4\n");
+    podrun.sh("ulimit -S -n 70; podrun start c").prints("c\n");
+    all_are_there();
     podrun.cmd(["stop", "-t", "0", "c"]).prints("c\n");
     podrun.cmd(["delete", "c"]).prints("c\n");
 }

@@ -45,6 +45,7 @@ mod scripts;
 mod seccomp;
 mod sessions;
 mod signals;
+mod stuck;
 mod supervised_bundle;
 mod survive;
 mod table;

@@ -50,7 +50,7 @@ impl Podrun {
 
     /// What a reboot leaves: files of another boot, and nothing else.
     #[track_caller]
-    fn reboot(&self, ids: &[&str]) {
+    pub(crate) fn reboot(&self, ids: &[&str]) {
         for id in ids {
             let state = self.state(id);
             if state["shim"]["alive"] == true {

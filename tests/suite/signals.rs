@@ -1,8 +1,9 @@
 //! Signals act on a container as on any process, PID 1 or not.
 
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 
 use crate::harness::process::{is_alive, status_field};
 use crate::harness::{Podrun, busybox, debian, in_guest, number};
@@ -170,6 +171,27 @@ fn kill_all_reaches_every_process() {
     // `wait` in the trap ends only once the child has got the signal as well.
     podrun.cmd(["kill", "--all", "c", "USR1"]).exits(0);
     podrun.cmd(["wait", "c"]).prints("6\n");
+}
+
+#[test]
+fn what_keeps_a_signal_from_the_others_does_not_hide_what_ended_the_command() {
+    let podrun = Podrun::new();
+    podrun.run_script("c", "for i in $(seq 60); do sleep 100000 & done; echo ready; wait");
+    let shim = podrun.shim_pid("c");
+    // With many clients a shim has few descriptors to spare: fewer than there are processes.
+    let socket = podrun.run_root().join("c/shim.sock");
+    let _clients: Vec<_> = (0..150).map(|_| UnixStream::connect(&socket).expect("it listens")).collect();
+    // They are served in the order they came in.
+    podrun.cmd(["kill", "c", "WINCH"]).exits(0);
+    let entries = std::fs::read_dir(format!("/proc/{shim}/fd")).expect("it lives");
+    let open: Vec<u64> =
+        entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    let limit = (0..).filter(|number| !open.contains(number)).nth(8);
+    let limit = Rlimit { current: limit, maximum: limit };
+    prlimit(Pid::from_raw(shim), Resource::Nofile, limit).expect("limit a shim");
+    podrun.cmd(["kill", "--all", "c", "TERM"]).exits(0);
+    podrun.cmd(["wait", "c"]).prints("143\n");
+    assert_eq!(number(&podrun.state("c")["exitSignal"]), 15);
 }
 
 #[test]

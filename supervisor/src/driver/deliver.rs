@@ -38,8 +38,13 @@ impl Driver<'_> {
         }
         sys::signal::send(&self.pidfd, sent)
             .map_err(|error| Error::io("signal container", self.state.id.as_str(), &error))?;
-        if let (Some(cgroup), true) = (&self.cgroup, all) {
-            cgroup.signal(signal, Some(init))?;
+        match &self.cgroup {
+            Some(cgroup) if all => match cgroup.signal(signal, Some(init)) {
+                // Init ends of it all the same, and that is what is to be recorded.
+                Err(error) if fatal => tracing::warn!("{error}"),
+                other => other?,
+            },
+            _ => {}
         }
         Ok(if fatal { Delivery::Fatal } else { Delivery::Sent })
     }

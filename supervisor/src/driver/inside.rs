@@ -6,6 +6,7 @@ use podrun::error::Error;
 use podrun::events::{What, emit};
 use podrun::launch;
 use podrun::protocol::{Exec, Reply};
+use tokio::sync::oneshot::Sender;
 
 use super::Driver;
 use crate::exec;
@@ -16,6 +17,10 @@ impl Driver<'_> {
     /// Makes the process that the request of `ticket` wants.
     pub(super) fn exec(&mut self, ticket: Ticket) {
         let Some((exec, stdio, witness)) = self.execs.remove(&ticket) else { return };
+        // Its client has withdrawn it, or died, before its turn came.
+        if self.answers.get(&ticket).is_none_or(Sender::is_closed) {
+            return;
+        }
         if self.cgroup.is_none() && self.state.has_cgroup() {
             let error = Error::failed(format!("container {}", self.state.id), "its cgroup is gone");
             return self.answer(ticket, Reply::Refused(error));
