@@ -63,7 +63,7 @@ pub fn end(path: &Path, unit: Option<&str>) -> Result<()> {
             let _ = cgroup.wait_until_empty(Instant::now() + EXIT_GRACE);
         }
         // Without an answer the cgroup goes all the same; a systemd that comes back forgets the unit by itself.
-        let _ = systemd::stop(unit).inspect_err(|error| tracing::warn!("{error}"));
+        let _ = systemd::stop(unit, path).inspect_err(|error| tracing::warn!("{error}"));
     }
     // As a rule nothing does.
     if !try_remove(path)?

@@ -1,13 +1,10 @@
-//! What is said to systemd, over D-Bus.
+//! What is said to systemd, over the system's bus.
 //!
 //! ```text
-//!  the system's bus, else systemd's own socket ─▶ Manager: call ─▶ job ─▶ JobRemoved(job, result)
+//!  Manager: call ─▶ job ─▶ JobRemoved(job, result)
 //! ```
 
-use std::os::unix::net::UnixStream;
-
 use tokio_stream::StreamExt;
-use zbus::connection::Builder;
 use zbus::{Connection, MessageStream, ObjectPath, OwnedObjectPath, Variant};
 
 use super::PATIENCE;
@@ -15,13 +12,9 @@ use super::property::{Property, Value};
 use crate::error::{Error, Result};
 use crate::sys::is_single_threaded;
 
-/// Where systemd listens by itself, also before there is a bus, and where none was ever installed.
-const OWN: &str = "/run/systemd/private";
-
 /// The signal that tells of a job's end: its number, path, unit and result.
-const REMOVED: &str = "type='signal',interface='org.freedesktop.systemd1.Manager',member='JobRemoved'";
-const FROM_THE_BUS: &str = "type='signal',sender='org.freedesktop.systemd1',\
-                            interface='org.freedesktop.systemd1.Manager',member='JobRemoved'";
+const REMOVED: &str = "type='signal',sender='org.freedesktop.systemd1',\
+                       interface='org.freedesktop.systemd1.Manager',member='JobRemoved'";
 
 /// `org.freedesktop.systemd1.Manager` (`org.freedesktop.systemd1(5)`).
 #[zbus::proxy(
@@ -38,6 +31,7 @@ trait Manager {
         properties: &[(&str, Variant<'_>)],
         aux: &[(&str, Vec<(&str, Variant<'_>)>)],
     ) -> zbus::Result<OwnedObjectPath>;
+    fn get_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
     fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
     fn set_unit_properties(
@@ -52,35 +46,52 @@ trait Manager {
 pub(super) fn start(unit: &str, properties: &[Property]) -> Result<()> {
     let what = format!("have systemd start {unit}");
     ask(&what, async |manager| {
-        let started = job(&manager, async || {
-            manager.start_transient_unit(unit, "fail", &variants(properties), &[]).await
-        })
-        .await;
-        match started {
-            // What is left of one before, whose cgroup is gone: it is still being stopped, or has failed.
-            Err(error) if is(&error, "UnitExists") => {
+        let start = async || manager.start_transient_unit(unit, "fail", &variants(properties), &[]).await;
+        match job(&manager, start).await {
+            Err(error) if is(&error, "UnitExists") && !is_active(&manager, unit).await? => {
+                // What is left of one before: it has failed, or is still being stopped.
                 let _ = manager.reset_failed_unit(unit).await;
-                match job(&manager, async || manager.stop_unit(unit, "replace").await).await {
-                    Err(error) if !is(&error, "NoSuchUnit") => Err(error),
-                    _ => {
-                        job(&manager, async || {
-                            manager.start_transient_unit(unit, "fail", &variants(properties), &[]).await
-                        })
-                        .await
-                    }
-                }
+                stop_unit(&manager, unit).await?;
+                job(&manager, start).await
             }
             other => other,
         }
     })
 }
 
-/// Stops `unit`; returns once it is gone.
-pub(super) fn stop(unit: &str) -> Result<()> {
-    let what = format!("have systemd stop {unit}");
-    ask(&what, async |manager| match job(&manager, async || manager.stop_unit(unit, "replace").await).await {
+/// Whether somebody has `unit` still.
+async fn is_active(manager: &ManagerProxy<'_>, unit: &str) -> zbus::Result<bool> {
+    let state = property(manager, unit, "Unit", "ActiveState").await?;
+    Ok(!matches!(state.as_str(), "" | "inactive" | "failed" | "deactivating"))
+}
+
+/// What a unit says of itself in the interface of that kind; empty for one that does not exist.
+async fn property(manager: &ManagerProxy<'_>, unit: &str, kind: &str, name: &str) -> zbus::Result<String> {
+    let path = match manager.get_unit(unit).await {
+        Err(error) if is(&error, "NoSuchUnit") => return Ok(String::new()),
+        path => path?,
+    };
+    let (service, interface) = ("org.freedesktop.systemd1", format!("org.freedesktop.systemd1.{kind}"));
+    zbus::Proxy::new(manager.inner().connection(), service, path, interface).await?.get_property(name).await
+}
+
+async fn stop_unit(manager: &ManagerProxy<'_>, unit: &str) -> zbus::Result<()> {
+    match job(manager, async || manager.stop_unit(unit, "replace").await).await {
         Err(error) if is(&error, "NoSuchUnit") => Ok(()),
         other => other,
+    }
+}
+
+/// Stops `unit` where its cgroup is `own`, as systemd names it, or gone; returns once it is.
+pub(super) fn stop(unit: &str, own: &str) -> Result<()> {
+    let what = format!("have systemd stop {unit}");
+    ask(&what, async |manager| {
+        // Another slice may have a unit of that name, which is somebody else's.
+        match property(&manager, unit, "Scope", "ControlGroup").await?.as_str() {
+            "" => stop_unit(&manager, unit).await,
+            path if path == own => stop_unit(&manager, unit).await,
+            _ => Ok(()),
+        }
     })
 }
 
@@ -109,7 +120,7 @@ fn ask_here(what: &str, talk: impl AsyncFnOnce(ManagerProxy<'static>) -> zbus::R
     let runtime = runtime.map_err(|error| Error::io("start", "a runtime", &error))?;
     let told = runtime.block_on(async {
         let talk = async {
-            let connection = connect().await?;
+            let connection = Connection::system().await?;
             let manager = ManagerProxy::builder(&connection)
                 .cache_properties(zbus::proxy::CacheProperties::No)
                 .build()
@@ -120,33 +131,26 @@ fn ask_here(what: &str, talk: impl AsyncFnOnce(ManagerProxy<'static>) -> zbus::R
     });
     match told {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(Error::failed(what, said(&error))),
+        // What systemd refuses, it says. All else is the way to it.
+        Ok(Err(error @ (zbus::Error::MethodError(..) | zbus::Error::Failure(_)))) => {
+            Err(Error::failed(what, said(&error)))
+        }
+        Ok(Err(error)) => Err(Error::failed(what, error.to_string()).hint(
+            "systemd is asked over the system's bus: is the package dbus installed, and dbus.socket up?",
+        )),
         Err(_) => Err(Error::failed(what, format!("no answer in {} seconds", PATIENCE.as_secs()))
             .hint("`systemctl status` tells whether systemd itself answers")),
-    }
-}
-
-async fn connect() -> zbus::Result<Connection> {
-    match Builder::system().build().await {
-        Ok(connection) => Ok(connection),
-        Err(error) => {
-            tracing::debug!("the system's bus: {error}");
-            let Ok(own) = UnixStream::connect(OWN) else { return Err(error) };
-            Builder::unix_stream(own).p2p().build().await
-        }
     }
 }
 
 /// Does what `begin` calls, and waits for the end of the job it makes.
 async fn job(
     manager: &ManagerProxy<'_>,
-    begin: impl AsyncFnOnce() -> zbus::Result<OwnedObjectPath>,
+    begin: impl AsyncFn() -> zbus::Result<OwnedObjectPath>,
 ) -> zbus::Result<()> {
     // In this order: a job may end before its number is known here.
     let connection = manager.inner().connection();
-    // On systemd's own socket nobody has a name.
-    let rule = if connection.is_bus() { FROM_THE_BUS } else { REMOVED };
-    let mut removed = MessageStream::for_match_rule(rule, connection, None).await?;
+    let mut removed = MessageStream::for_match_rule(REMOVED, connection, None).await?;
     manager
         .subscribe()
         .await

@@ -147,9 +147,11 @@ fn escaped(id: &ContainerId) -> String {
     id.as_str().replace('+', "\\x2b")
 }
 
-/// Ends the scope `unit`, with whatever is in it; returns once it is gone. One that does not exist is no error.
-pub fn stop(unit: &str) -> Result<()> {
-    bus::stop(unit)
+/// Ends the scope `unit` whose cgroup is at `path`, with whatever is in it; returns once it is gone. One that does not
+/// exist is no error, and one of that name that is elsewhere is left alone.
+pub fn stop(unit: &str, path: &Path) -> Result<()> {
+    let below = path.strip_prefix(mount()?).unwrap_or(path);
+    bus::stop(unit, &format!("/{}", below.display()))
 }
 
 /// Puts other limits in the place of the scope's until the next boot, as `systemctl set-property --runtime` does.
