@@ -18,6 +18,11 @@ pub(super) struct Which {
 }
 
 impl Which {
+    /// Whether it is all of them.
+    pub(super) fn is_all(&self) -> bool {
+        self.all
+    }
+
     /// [`each`] of them.
     pub(super) fn each(&self, roots: &Roots, act: Act) -> Outcome {
         let ids = if self.all { store::list(roots)? } else { self.ids.clone() };

@@ -15,5 +15,7 @@ pub(super) const ABOUT: &str = "Remove every stopped container and everything it
 pub(super) struct Args {}
 
 pub(super) fn run(roots: &Roots, _args: &Args) -> Outcome {
-    each(roots, &store::list(roots)?, true, client::prune)
+    let pruned = each(roots, &store::list(roots)?, true, client::prune)?;
+    client::sweep(roots)?;
+    Ok(pruned)
 }

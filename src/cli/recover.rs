@@ -14,7 +14,8 @@ pub(super) const ABOUT: &str =
 const AFTER: &str = "\
 After a reboot it starts: with --restart always every container that was ever started; with unless-stopped
 those that nobody had stopped; with on-failure those that were running. At any time it starts those that
-wait for a restart and have lost their shim, or whose shim was ended by SIGTERM.
+wait for a restart and have lost their shim, or whose shim was ended by SIGTERM. With --all it also removes
+what a crash left of containers that were never created, or never deleted, completely.
 
 Example: podrun recover web
 Example: podrun recover --all";
@@ -27,5 +28,9 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(roots: &Roots, args: &Args) -> Outcome {
-    args.which.each(roots, client::recover)
+    let recovered = args.which.each(roots, client::recover)?;
+    if args.which.is_all() {
+        client::sweep(roots)?;
+    }
+    Ok(recovered)
 }

@@ -52,7 +52,7 @@ pub use execution::{Begun, Execution};
 use patience::Patience;
 pub use prune::prune;
 pub use reach::{Reached, reach};
-pub use recover::recover;
+pub use recover::{recover, sweep};
 pub use upgrade::upgrade;
 
 /// The shim's program.

@@ -5,11 +5,12 @@
 //!  lost, init lives ──▶ adopted
 //!  lost, init ended ──▶ its end is recorded ─┐
 //!  stopped ──────────────────────────────────┴─▶ should it run? ──▶ started
+//!  never made, or removed, completely ──▶ swept
 //! ```
 
 use super::patience::Patience;
 use super::reach::{is_unsettled, reach};
-use super::{BUSY, Client, Holder, find_holder, start};
+use super::{BUSY, Client, Holder, clean, find_holder, start};
 use crate::error::Result;
 use crate::paths::{ContainerId, ContainerPaths, Roots};
 use crate::spec::Spec;
@@ -35,6 +36,23 @@ pub fn recover(roots: &Roots, id: &ContainerId) -> Result<bool> {
         start(roots, id)?;
     }
     Ok(lost || started)
+}
+
+/// Removes what a crash left of containers that were never made, or never removed, completely: nothing lists them, and
+/// so nobody would ever delete them.
+pub fn sweep(roots: &Roots) -> Result<()> {
+    let mut swept = Ok(());
+    for id in store::left_over(roots) {
+        let paths = roots.container(&id);
+        let one = Lock::try_take(&paths.lock).and_then(|lock| match lock {
+            // Somebody is making it, or removing it, just now.
+            None => Ok(()),
+            Some(_lock) if paths.dir.exists() => store::sweep(roots, &id),
+            Some(lock) => clean(roots, &id, lock),
+        });
+        swept = swept.and(one);
+    }
+    swept
 }
 
 /// Whether a shim does.

@@ -5,9 +5,10 @@
 //! ```
 //!
 //! A container appears and disappears by one rename, so that a reader never meets half of one;
-//! what a crash leaves under another name is swept by the next `delete` of that ID. Names that begin
-//! with a dot are no IDs.
+//! what a crash leaves under another name is swept by the next `create` or `delete` of that ID, by `prune`, and by
+//! `recover --all`. Names that begin with a dot are no IDs.
 
+use std::collections::BTreeSet;
 use std::fs::DirBuilder;
 use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
@@ -106,21 +107,28 @@ pub fn has_leftovers(roots: &Roots, id: &ContainerId) -> bool {
     roots.container(id).run_dir.exists() || !leftovers(roots, id).is_empty()
 }
 
-fn leftovers(roots: &Roots, id: &ContainerId) -> Vec<PathBuf> {
-    let is_one = |name: &str| {
-        let rest = name.strip_prefix(".new-").or_else(|| name.strip_prefix(".old-"));
-        let (owner, pid) = rest.and_then(|rest| rest.rsplit_once('-'))?;
-        (owner == id.as_str() && pid.bytes().all(|c| c.is_ascii_digit())).then_some(())
-    };
-    let entries = std::fs::read_dir(roots.containers()).into_iter().flatten().flatten();
-    entries
-        .filter(|entry| entry.file_name().to_str().is_some_and(|name| is_one(name).is_some()))
-        .map(|entry| entry.path())
-        .collect()
+/// Whose they are: of containers that were never made, or never removed, completely, or are on their way.
+pub fn left_over(roots: &Roots) -> BTreeSet<ContainerId> {
+    every_leftover(roots).map(|(owner, _)| owner).collect()
 }
 
-/// Removes what a crash left of `id` under another name: as much as goes, then the first failure is told.
-fn sweep(roots: &Roots, id: &ContainerId) -> Result<()> {
+fn leftovers(roots: &Roots, id: &ContainerId) -> Vec<PathBuf> {
+    every_leftover(roots).filter(|(owner, _)| owner == id).map(|(_, path)| path).collect()
+}
+
+fn every_leftover(roots: &Roots) -> impl Iterator<Item = (ContainerId, PathBuf)> {
+    let owner = |name: &str| -> Option<ContainerId> {
+        let rest = name.strip_prefix(".new-").or_else(|| name.strip_prefix(".old-"));
+        let (owner, pid) = rest.and_then(|rest| rest.rsplit_once('-'))?;
+        owner.parse().ok().filter(|_| pid.bytes().all(|c| c.is_ascii_digit()))
+    };
+    let entries = std::fs::read_dir(roots.containers()).into_iter().flatten().flatten();
+    entries.filter_map(move |entry| Some((owner(entry.file_name().to_str()?)?, entry.path())))
+}
+
+/// Removes what a crash left of `id` under another name: as much as goes, then the first failure is told. The caller
+/// holds its lock.
+pub fn sweep(roots: &Roots, id: &ContainerId) -> Result<()> {
     let mut swept = Ok(());
     for dir in leftovers(roots, id) {
         swept = swept.and(remove_tree(&dir));

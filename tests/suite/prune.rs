@@ -32,6 +32,30 @@ fn every_stopped_container_goes_and_no_other() {
 }
 
 #[test]
+fn what_a_crash_left_half_made_goes_and_what_is_in_use_does_not() {
+    let podrun = Podrun::new();
+    for command in [&["prune"][..], &["recover", "--all"]] {
+        podrun.run_detached("runs", &busybox(), ["sleep", "1000"]);
+        let containers = podrun.container_dir("runs").parent().unwrap().to_owned();
+        for name in [".new-never-17", ".old-gone-18", ".old-runs-19"] {
+            std::fs::create_dir_all(containers.join(name).join("log")).expect("make");
+        }
+        podrun.cmd(command).prints("");
+        let left = || {
+            let names = std::fs::read_dir(&containers).unwrap().flatten();
+            let mut names: Vec<_> = names.map(|name| name.file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        };
+        // Its shim has the lock, and may be doing something with that.
+        assert_eq!(left(), [".old-runs-19", "runs"], "{command:?}");
+        podrun.cmd(["delete", "-f", "runs"]).prints("runs\n");
+        podrun.cmd(command).prints("");
+        assert_eq!(left(), [""; 0], "{command:?}");
+    }
+}
+
+#[test]
 fn what_cannot_be_read_is_told_and_the_others_go_all_the_same() {
     let podrun = Podrun::new();
     for id in ["a", "b"] {
