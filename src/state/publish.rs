@@ -92,6 +92,16 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     })
 }
 
+/// Whether the file at `path` is one whose name reached the disk before a power cut, and whose bytes did not: it is
+/// empty, or nothing but zeros, as the file system has it.
+pub fn is_unwritten(path: &Path) -> bool {
+    let read = regular(OpenOptions::new().read(true), path).and_then(|file| {
+        let mut text = Vec::with_capacity(USUAL);
+        file.take(MAX_FILE).read_to_end(&mut text).map(|_| text)
+    });
+    read.is_ok_and(|text| text.iter().all(|byte| *byte == 0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

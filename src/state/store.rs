@@ -210,7 +210,11 @@ fn find_with(roots: &Roots, id: &ContainerId, boot_id: &str, trust: Trust) -> Re
     let paths = roots.container(id);
     // The lock first: where it is free, whoever held it has written its last word before.
     let held = trust != Trust::NoShim && Lock::is_held(&paths.lock)?;
-    let Some(state) = publish::read_json::<State>(&paths.state())? else {
+    let state = match publish::read_json::<State>(&paths.state()) {
+        Err(_) if publish::is_unwritten(&paths.state()) => return Ok(Some(unwritten(&paths, id))),
+        state => state?,
+    };
+    let Some(state) = state else {
         if paths.dir.exists() {
             return Err(Error::failed(format!("container {id}"), "has no state.json")
                 .hint(format!("`podrun delete -f {id}` removes what is left of it")));
@@ -238,6 +242,17 @@ fn find_with(roots: &Roots, id: &ContainerId, boot_id: &str, trust: Trust) -> Re
         view.health = health.filter(|health| Some(health.run) == view.state.started_at);
     }
     Ok(Some(view))
+}
+
+/// A container that was new when the power went: its name had reached the disk, and its files had not.
+fn unwritten(paths: &ContainerPaths, id: &ContainerId) -> View {
+    let reason = "the host went down before its files were on the disk";
+    let mut state = State::creating(id, Mode::Supervised, PathBuf::new(), paths.dir.clone());
+    let made = paths.dir.metadata().and_then(|dir| dir.modified()).ok();
+    state.created_at = made.and_then(|made| made.try_into().ok()).unwrap_or_default();
+    (state.status, state.reason) = (Status::Stopped, Some(reason.to_owned()));
+    let exit = ExitRecord::unknown(None, reason);
+    View { state, shim_alive: false, pid_alive: false, exit: Some(exit), health: None }
 }
 
 /// What is true now of a container whose files say `state` and `exit`.
@@ -356,6 +371,23 @@ pub(crate) mod tests {
         let view = observe(state(Status::Running, gone), Some(record), true, "this", Trust::Look);
         assert_eq!(view.state.status, Status::Stopped);
         assert_eq!(view.exit.unwrap().exit_code, Some(42));
+    }
+
+    #[test]
+    fn one_whose_files_a_power_cut_took_is_stopped_and_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let roots = Roots::new(Some(dir.path()), None).unwrap();
+        let id: ContainerId = "c".parse().unwrap();
+        let paths = insert(&roots, &id, |_| Ok(())).unwrap();
+        for taken in [&b""[..], &[0; 700]] {
+            std::fs::write(paths.state(), taken).unwrap();
+            let view = view(&roots, &id).unwrap();
+            assert_eq!((view.state.status, view.pid_alive), (Status::Stopped, false));
+            assert!(view.state.reason.unwrap().contains("went down"));
+            assert_eq!(view.exit.unwrap().exit_code, None);
+        }
+        std::fs::write(paths.state(), "{").unwrap();
+        assert!(super::view(&roots, &id).is_err(), "what was written, and is damaged, is an error");
     }
 
     #[test]
