@@ -7,6 +7,8 @@
 //! Nothing is heard while lines wait for a slow reader: what comes meanwhile waits in the listener's FIFO, and
 //! what does not fit there any more is counted.
 
+use std::time::Duration;
+
 use clap::ValueEnum;
 use jiff::Timestamp;
 use podrun::error::{Error, Result};
@@ -17,9 +19,9 @@ use rustix::io::Errno;
 use serde_json::{Map, Value, json};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
-use super::Outcome;
 use super::out;
 use super::signals::Signals;
+use super::{Outcome, engine_stats};
 
 /// What the command does, in a line.
 pub(super) const ABOUT: &str = "Tell what happens to containers, as it happens";
@@ -36,6 +38,20 @@ pub(super) struct Args {
     /// How an event is printed
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     format: Format,
+    /// Print what the container uses instead, as JSON in runc's form
+    #[arg(long, conflicts_with = "format")]
+    stats: bool,
+    /// Do that again every so many seconds, until the container has ended
+    #[arg(long, value_name = "SECONDS", requires = "stats", value_parser = seconds)]
+    interval: Option<Duration>,
+}
+
+/// A number of seconds, also as engines write it: `5s`.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number = text.strip_suffix('s').unwrap_or(text).parse::<u32>().ok().filter(|number| *number > 0);
+    number
+        .map(|number| Duration::from_secs(number.into()))
+        .ok_or_else(|| "is no number of seconds".to_owned())
 }
 
 /// `--format`.
@@ -49,6 +65,12 @@ enum Format {
 const AT_ONCE: usize = 4096;
 
 pub(super) fn run(roots: &Roots, args: &Args) -> Outcome {
+    if args.stats {
+        return match args.ids.as_slice() {
+            [id] => engine_stats::run(roots, id, args.interval),
+            _ => Err(Error::usage("--stats", "is of one container").hint("podrun events --stats ID").into()),
+        };
+    }
     let mut signals = Signals::register()?;
     let mut listener = Listener::new(roots)?;
     let stdout = rustix::stdio::stdout();

@@ -31,6 +31,7 @@ mod detach;
 mod doctor;
 mod document;
 mod each;
+mod engine_stats;
 mod environment;
 mod events;
 mod exec;

@@ -33,6 +33,34 @@ fn each_limit_is_in_the_kernels_file() {
 }
 
 #[test]
+fn an_engine_gets_what_a_container_uses_in_its_own_form() {
+    if !has_limits(["memory", "pids"]) {
+        return;
+    }
+    let podrun = Podrun::new();
+    let line = "podrun run -d c --rootfs $BUSYBOX --memory 64m --pids-limit 50 -- sleep 1000";
+    podrun.sh(line).prints("c\n");
+    let stats: serde_json::Value =
+        serde_json::from_str(&podrun.cmd(["events", "--stats", "c"]).ok()).expect("JSON");
+    assert_eq!((&stats["type"], &stats["id"]), (&json!("stats"), &json!("c")));
+    let data = &stats["data"];
+    assert_eq!(data["memory"]["usage"]["limit"], 67_108_864);
+    assert!(data["memory"]["usage"]["usage"].as_u64().is_some_and(|bytes| bytes > 0), "{stats}");
+    assert_eq!(data["pids"], json!({"current": 1, "limit": 50}));
+    assert!(data["cpu"]["usage"]["total"].as_u64().is_some_and(|nanos| nanos % 1000 == 0), "{stats}");
+    podrun.cmd(["events", "--stats"]).fails(2, "--stats");
+    podrun.cmd(["events", "--stats", "--interval", "0", "c"]).fails(2, "is no number of seconds");
+    // Every second, until its end.
+    let mut again = podrun.cmd(["events", "--stats", "--interval", "1s", "c"]).spawn();
+    for _ in 0..2 {
+        assert!(again.line().expect("a line").contains("\"stats\""));
+    }
+    podrun.cmd(["kill", "c", "KILL"]).exits(0);
+    again.finish().expect(0);
+    podrun.cmd(["events", "--stats", "c"]).fails(1, "container not running");
+}
+
+#[test]
 fn a_limit_of_io_or_cpus_holds_or_is_refused_with_the_reason() {
     let podrun = Podrun::new();
     for (flag, value, file, controller) in
