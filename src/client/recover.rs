@@ -61,10 +61,6 @@ fn answers(paths: &ContainerPaths) -> Result<bool> {
 }
 
 fn should_run_now(roots: &Roots, id: &ContainerId, paths: &ContainerPaths) -> Result<bool> {
-    // A power cut took what it was to be.
-    if [paths.state(), paths.spec()].iter().any(|file| publish::is_unwritten(file)) {
-        return Ok(false);
-    }
     // A shim on its way out has still to write what it knows.
     let mut patience = Patience::of(BUSY);
     let View { state, shim_alive, .. } = loop {

@@ -4,8 +4,10 @@ use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use nix::libc;
+use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -76,7 +78,7 @@ fn irregular() -> std::io::Error {
     std::io::Error::other("it is not a regular file")
 }
 
-/// Reads JSON that podrun wrote; `None` where the file is absent.
+/// Reads JSON that podrun wrote; `None` where the file is absent, and where a power cut took [its bytes](is_unwritten).
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     let file = match regular(OpenOptions::new().read(true), path) {
         Ok(file) => file,
@@ -86,20 +88,26 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     // One read for what nearly every file holds, instead of one for each doubling of a buffer.
     let mut text = Vec::with_capacity(USUAL);
     file.take(MAX_FILE).read_to_end(&mut text).map_err(|error| Error::io("read", path, &error))?;
-    serde_json::from_slice(&text).map(Some).map_err(|error| {
-        Error::failed(format!("read {}", path.display()), format!("not a file podrun wrote: {error}"))
-            .hint(DAMAGED)
+    serde_json::from_slice(&text).map(Some).or_else(|error| {
+        if is_unwritten(path) {
+            return Ok(None);
+        }
+        Err(Error::failed(format!("read {}", path.display()), format!("not a file podrun wrote: {error}"))
+            .hint(DAMAGED))
     })
 }
 
 /// Whether the file at `path` is one whose name reached the disk before a power cut, and whose bytes did not: it is
-/// empty, or nothing but zeros, as the file system has it.
+/// empty, or nothing but zeros, as the file system has it, and older than this boot.
 pub fn is_unwritten(path: &Path) -> bool {
     let read = regular(OpenOptions::new().read(true), path).and_then(|file| {
+        let changed = file.metadata()?.modified()?;
         let mut text = Vec::with_capacity(USUAL);
-        file.take(MAX_FILE).read_to_end(&mut text).map(|_| text)
+        file.take(MAX_FILE).read_to_end(&mut text).map(|_| (changed, text))
     });
-    read.is_ok_and(|text| text.iter().all(|byte| *byte == 0))
+    let up = Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default();
+    let booted = SystemTime::now().checked_sub(up).unwrap_or(SystemTime::UNIX_EPOCH);
+    read.is_ok_and(|(changed, text)| changed < booted && text.iter().all(|byte| *byte == 0))
 }
 
 #[cfg(test)]

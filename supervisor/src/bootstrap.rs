@@ -146,8 +146,14 @@ struct Attempt<'a> {
 impl Attempt<'_> {
     /// Builds the container, or undoes what was built of it.
     fn launch(&self, lock: OwnedFd) -> Result<(Owned, Spec)> {
-        let previous = publish::read_json::<State>(&self.paths.state())?
-            .ok_or_else(|| Error::no_such_container(&self.id))?;
+        let previous = publish::read_json::<State>(&self.paths.state())?.ok_or_else(|| {
+            let path = self.paths.state();
+            match publish::is_unwritten(&path) {
+                true => Error::failed(format!("read {}", path.display()), "a power cut took what it said")
+                    .hint(format!("`podrun delete {}` removes what is left of it", self.id)),
+                false => Error::no_such_container(&self.id),
+            }
+        })?;
         let is_new = previous.status == Status::Creating;
         let result = self.build(previous.clone(), is_new);
         match result {

@@ -82,18 +82,18 @@ fn systemd_is_asked_for_cgroups_only_where_it_is_there() {
     let podrun = Podrun::new();
     podrun.cmd(["--systemd-cgroup", "list", "-q"]).prints("");
     let mut config = config(&busybox(), &["true"]);
-    let create = |config: &Value, manager: &str, expected: &str| {
+    let create = |config: &Value, manager: &str, code: i32, expected: &str| {
         let dir = bundle(&podrun.dir().join("b"), config);
         let line = format!("podrun {manager} create --bundle {} o </dev/null", dir.display());
-        podrun.sh(&line).run().is_a_failure(1, expected);
+        podrun.sh(&line).run().is_a_failure(code, expected);
     };
     if !std::path::Path::new("/run/systemd/system").exists() {
-        create(&config, "--systemd-cgroup", "this host was not booted with systemd");
-        create(&config, "--cgroup-manager systemd", "this host was not booted with systemd");
+        create(&config, "--systemd-cgroup", 1, "this host was not booted with systemd");
+        create(&config, "--cgroup-manager systemd", 1, "this host was not booted with systemd");
         let line = format!("podrun --systemd-cgroup run --rootfs {} c -- true", busybox());
         podrun.sh(&line).fails(125, "this host was not booted with systemd");
     }
     config["linux"]["cgroupsPath"] = "/podrun/o".into();
-    create(&config, "--systemd-cgroup", "is not SLICE:PREFIX:NAME");
+    create(&config, "--systemd-cgroup", 2, "is not SLICE:PREFIX:NAME");
     podrun.cmd(["list", "-q"]).prints("");
 }

@@ -380,6 +380,31 @@ fn after_a_reboot_runs_what_should_run() {
 }
 
 #[test]
+fn what_a_power_cut_took_the_files_of_is_stopped_and_says_so_and_goes() {
+    let podrun = Podrun::new();
+    podrun.counted("kept", "always", "exec sleep 1000");
+    podrun.says("kept", "run 1");
+    podrun
+        .cmd(["create", "new", "--restart", "always", "--rootfs", &busybox(), "--", "true"])
+        .prints("new\n");
+    podrun.reboot(&["kept", "new"]);
+    // Their names had reached the disk, before this boot.
+    for name in ["state.json", "spec.json"] {
+        let file = std::fs::File::create(podrun.container_dir("new").join(name)).unwrap();
+        file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    }
+    let state = podrun.state("new");
+    assert_eq!(state["status"], "stopped");
+    assert_eq!(state["reason"], "the host went down before its files were on the disk");
+    assert!(state["exitCode"].is_null(), "{state}");
+    podrun.cmd(["list", "-q"]).prints("kept\nnew\n");
+    podrun.cmd(["inspect", "new"]).ok();
+    podrun.cmd(["start", "new"]).fails(1, "a power cut took what it said");
+    podrun.cmd(["recover", "--all"]).prints("kept\n");
+    podrun.cmd(["delete", "new"]).prints("new\n");
+}
+
+#[test]
 fn what_lost_everything_with_its_command_is_recovered_by_its_policy() {
     let podrun = Podrun::new();
     for (id, policy) in [("again", "on-failure"), ("not", "no")] {
