@@ -26,7 +26,7 @@
 //!  client ─▶ runtime, events, protocol, and of launch the hooks
 //!  runtime ─▶ launch, events, protocol                     launch ─▶ state, spec, cgroup, sys
 //!  protocol ─▶ state, spec, sys        events ─▶ state     log ─▶ spec
-//!  state ─▶ spec, paths                spec ─▶ cgroup, paths
+//!  state ─▶ spec, cgroup, paths        spec ─▶ cgroup, paths
 //!  cgroup ─▶ paths, sys                paths ─▶ error      sys, error ─▶ nothing
 //! ```
 

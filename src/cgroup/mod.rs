@@ -110,6 +110,12 @@ impl Cgroup {
         }
     }
 
+    /// What tells it from another one that is made in its place.
+    pub fn inode(&self) -> Result<u64> {
+        let stat = rustix::fs::fstat(&self.dir).map_err(|errno| Error::at("look at", &self.path, errno))?;
+        Ok(stat.st_ino)
+    }
+
     /// Where it is, absolute, on the host.
     pub fn path(&self) -> &Path {
         &self.path

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, Mode};
 use rustix::io::Errno;
 
-use super::{Cgroup, DIRECTORY, names_below, systemd, v1};
+use super::systemd::{self, Unit};
+use super::{Cgroup, DIRECTORY, names_below, v1};
 use crate::error::{Error, Result};
 
 /// How long [`remove`] waits for processes that are exiting already.
@@ -32,10 +33,15 @@ pub fn remove(path: &Path) -> Result<()> {
 fn remove_podruns(path: &Path) {
     let above = path
         .parent()
-        .filter(|above| above.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"podrun")));
+        .filter(|above| above.file_name().is_some_and(|name| is_podruns(name.as_encoded_bytes())));
     if let Some(above) = above {
         let _ = std::fs::remove_dir(above);
     }
+}
+
+/// A slice is systemd's, whatever its name begins with.
+fn is_podruns(name: &[u8]) -> bool {
+    name.starts_with(b"podrun") && !name.ends_with(b".slice")
 }
 
 /// No process of the container is left: one that is in a leg is a stranger, for whom it stays. Whether it was there,
@@ -53,17 +59,21 @@ fn remove_leg(path: &Path) -> Result<bool> {
     }
 }
 
-/// Ends whatever runs in the cgroup at `path`, and [removes](remove) it, with the `unit` of systemd whose it is.
-pub fn end(path: &Path, unit: Option<&str>) -> Result<()> {
+/// Ends whatever runs in the cgroup at `path`, and [removes](remove) it, with the `unit` of systemd whose it is. Where
+/// another cgroup is there now than was that unit's, it stays.
+pub fn end(path: &Path, unit: Option<Unit<'_>>) -> Result<()> {
     let mut killed = Ok(());
     if let Some(unit) = unit {
         if let Some(cgroup) = Cgroup::open(path)? {
+            if unit.inode != Some(cgroup.inode()?) {
+                return Ok(());
+            }
             killed = cgroup.kill();
             // Whatever is left, or gone already, is looked at below.
             let _ = cgroup.wait_until_empty(Instant::now() + EXIT_GRACE);
         }
         // Without an answer the cgroup goes all the same; a systemd that comes back forgets the unit by itself.
-        let _ = systemd::stop(unit, path).inspect_err(|error| tracing::warn!("{error}"));
+        let _ = systemd::stop(unit.name, path).inspect_err(|error| tracing::warn!("{error}"));
     }
     // As a rule nothing does.
     if !try_remove(path)?

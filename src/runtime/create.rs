@@ -90,7 +90,9 @@ pub fn create(roots: &Roots, id: &ContainerId, bundle: &Path, caller: Caller<'_>
             Ok(())
         }
         Err(error) => {
-            undo(roots, &before, lock);
+            // It knows which scope was made for it.
+            let written = publish::read_json(&paths.state()).ok().flatten();
+            undo(roots, &written.unwrap_or(before), lock);
             Err(error)
         }
     }
@@ -146,6 +148,9 @@ fn build(
     let gate = Gate::Listen(listen(paths)?);
     let _waiting = state.cgroups.begin(roots, &state.id, spec)?;
     let cgroup = Cgroup::create_for(&state.cgroup_path, limits::resources(spec))?;
+    if state.has_unit_in(cgroup.as_ref())? {
+        store::write_state(paths, &state, Durability::Atomic)?;
+    }
     if let Some(cgroup) = cgroup.as_ref().filter(|_| bundle::cgroups_path(spec).is_some()) {
         // Who names the cgroup will look for it in every hierarchy.
         cgroup.be_counted();

@@ -33,12 +33,21 @@ pub fn update_limits(
         if let Some(unit) = unit {
             systemd::set(unit, &settings)?;
         }
-        if changes.devices().is_none() {
-            return keep();
-        }
-        cgroup.replace_devices(Some(merged))?;
-        keep().inspect_err(|_| {
-            if let Err(error) = cgroup.replace_devices(before.as_ref()) {
+        let rest = || {
+            if changes.devices().is_none() {
+                return keep();
+            }
+            cgroup.replace_devices(Some(merged))?;
+            keep().inspect_err(|_| {
+                if let Err(error) = cgroup.replace_devices(before.as_ref()) {
+                    tracing::warn!("{error}");
+                }
+            })
+        };
+        rest().inspect_err(|_| {
+            let Some(unit) = unit else { return };
+            let was = before.as_ref().map_or(Ok(Vec::new()), |before| plan(before, &Bound::of_host()?));
+            if let Err(error) = was.and_then(|was| systemd::set(unit, &was)) {
                 tracing::warn!("{error}");
             }
         })
@@ -52,7 +61,7 @@ pub fn update(roots: &Roots, id: &ContainerId, changes: &LinuxResources) -> Resu
         true => Some(open(&view.state)?),
         false => None,
     };
-    update_limits(&roots.container(id), cgroup.as_ref(), view.state.unit(), changes)?;
+    update_limits(&roots.container(id), cgroup.as_ref(), view.state.unit().map(|unit| unit.name), changes)?;
     emit(roots, id, What::Update);
     Ok(())
 }

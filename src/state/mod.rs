@@ -19,6 +19,9 @@ use jiff::Timestamp;
 use rustix::process::WaitIdStatus;
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::Cgroup;
+use crate::cgroup::systemd::Unit;
+use crate::error::Result;
 use crate::paths::ContainerId;
 use crate::spec::manager::Manager;
 
@@ -183,6 +186,9 @@ pub struct State {
     /// Who made it.
     #[serde(default, skip_serializing_if = "Manager::is_default")]
     pub cgroups: Manager,
+    /// The inode of the cgroup that systemd made for it, in the boot of `boot_id`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup_inode: Option<u64>,
     /// The bundle: the caller's in OCI mode, the container's own directory otherwise.
     pub bundle: PathBuf,
     /// The root filesystem, as an absolute path on the host.
@@ -222,6 +228,7 @@ impl State {
             pipes: PipeRefs::default(),
             cgroup_path,
             cgroups: Manager::default(),
+            cgroup_inode: None,
             bundle,
             rootfs: PathBuf::new(),
             args: Vec::new(),
@@ -234,9 +241,17 @@ impl State {
     }
 
     /// The unit of systemd that the cgroup is, where it is one.
-    pub fn unit(&self) -> Option<&str> {
+    pub fn unit(&self) -> Option<Unit<'_>> {
         let name = self.cgroup_path.file_name().and_then(|name| name.to_str());
-        name.filter(|_| self.cgroups == Manager::Systemd)
+        let name = name.filter(|_| self.cgroups == Manager::Systemd)?;
+        Some(Unit { name, inode: self.cgroup_inode.filter(|_| self.boot_id == process::boot_id()) })
+    }
+
+    /// Remembers which cgroup systemd has made, before anything is in it; whether there is something to remember.
+    pub fn has_unit_in(&mut self, cgroup: Option<&Cgroup>) -> Result<bool> {
+        let cgroup = cgroup.filter(|_| self.cgroups == Manager::Systemd);
+        self.cgroup_inode = cgroup.map(Cgroup::inode).transpose()?;
+        Ok(self.cgroup_inode.is_some())
     }
 
     /// Whether the container has a cgroup of its own.

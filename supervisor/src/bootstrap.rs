@@ -229,8 +229,11 @@ impl Attempt<'_> {
     /// After a failed build: a new container leaves nothing; one that ran before stays, stopped, and
     /// says why it does not run.
     fn undo(&self, previous: State, is_new: bool, lock: OwnedFd, error: &Error) {
-        if cgroup::is_of(&self.roots, &self.id, &previous.cgroup_path)
-            && let Err(error) = cgroup::end(&previous.cgroup_path, previous.unit())
+        // It knows which scope was made for it.
+        let written = publish::read_json::<State>(&self.paths.state()).ok().flatten();
+        let last = written.as_ref().unwrap_or(&previous);
+        if cgroup::is_of(&self.roots, &self.id, &last.cgroup_path)
+            && let Err(error) = cgroup::end(&last.cgroup_path, last.unit())
         {
             tracing::warn!("{error}");
         }

@@ -10,7 +10,8 @@ use podrun::paths::{ContainerPaths, Roots};
 use podrun::spec::limits;
 use podrun::spec::settings::Settings;
 use podrun::spec::{Spec, validate};
-use podrun::state::publish;
+use podrun::state::publish::{self, Durability};
+use podrun::state::store;
 use podrun::state::{FileRef, PipeRefs, ProcessRef, State, Status};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -58,6 +59,9 @@ pub(crate) fn build(
 ) -> Result<(Built, Option<Cgroup>)> {
     let _waiting = state.cgroups.begin(roots, &state.id, spec)?;
     let cgroup = Cgroup::create_for(&state.cgroup_path, limits::resources(spec))?;
+    if state.has_unit_in(cgroup.as_ref())? {
+        store::write_state(paths, state, Durability::Atomic)?;
+    }
     crate::log::create_files(&settings.logging, paths)?;
     let plan = launch::plan(spec, settings, paths, &paths.dir)?;
     let (stdio, pipes) = match launch::Stdio::terminal_of(spec) {

@@ -83,7 +83,12 @@ impl Driver<'_> {
     pub(crate) fn update(&mut self, ticket: Ticket) {
         let Some(changes) = self.updates.remove(&ticket) else { return };
         let updated = match self.state.has_cgroup() {
-            true => runtime::update_limits(&self.paths, self.cgroup.as_ref(), self.state.unit(), &changes),
+            true => runtime::update_limits(
+                &self.paths,
+                self.cgroup.as_ref(),
+                self.state.unit().map(|unit| unit.name),
+                &changes,
+            ),
             false => Err(runtime::no_cgroup(&self.state)),
         };
         let reply = match updated {

@@ -4,6 +4,8 @@
 //!  Manager: call ─▶ job ─▶ JobRemoved(job, result)
 //! ```
 
+use std::num::NonZeroUsize;
+
 use tokio_stream::StreamExt;
 use zbus::{Connection, MessageStream, ObjectPath, OwnedObjectPath, Variant};
 
@@ -15,6 +17,9 @@ use crate::sys::is_single_threaded;
 /// The signal that tells of a job's end: its number, path, unit and result.
 const REMOVED: &str = "type='signal',sender='org.freedesktop.systemd1',\
                        interface='org.freedesktop.systemd1.Manager',member='JobRemoved'";
+
+/// So many ends of others' jobs may come before our answer does: what finds no room would hold that up.
+const MANY: usize = 1 << 16;
 
 /// `org.freedesktop.systemd1.Manager` (`org.freedesktop.systemd1(5)`).
 #[zbus::proxy(
@@ -150,7 +155,7 @@ async fn job(
 ) -> zbus::Result<()> {
     // In this order: a job may end before its number is known here.
     let connection = manager.inner().connection();
-    let mut removed = MessageStream::for_match_rule(REMOVED, connection, None).await?;
+    let mut removed = MessageStream::for_match_rule(REMOVED, connection, NonZeroUsize::new(MANY)).await?;
     manager
         .subscribe()
         .await

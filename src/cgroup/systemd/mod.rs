@@ -10,8 +10,8 @@
 //!     ends then, for a scope without a process would be gone
 //! ```
 //!
-//! The limits are the unit's properties, so that `systemctl show` tells them and a reload does not undo them; then
-//! they are written to the files as for every other cgroup, exactly, and with what systemd has no property for.
+//! The limits are the unit's properties, so that `systemctl show` tells them and a reload does not undo them; they are
+//! written to the files as for every other cgroup, too, with what systemd has no property for.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -34,7 +34,17 @@ const MAX_NAME: usize = 255;
 /// How long systemd may take for one of our wishes.
 const PATIENCE: Duration = Duration::from_secs(25);
 
-/// The unit of one container.
+/// A scope that was made, and the inode of its cgroup: once it is empty systemd removes it, and another container may
+/// have one of that name and place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unit<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// The inode; `None` where it was never made, or in another boot.
+    pub inode: Option<u64>,
+}
+
+/// The scope that one container is to have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scope {
     slice: String,
@@ -111,6 +121,13 @@ impl Scope {
     /// in it: until the container's is, that is the one that this returns.
     pub fn start(&self, id: &ContainerId, settings: &[Setting], more: Vec<Property>) -> Result<Waiting> {
         let waiting = clone::waiting().map_err(|error| Error::io("start", "a process to wait", &error))?;
+        if settings
+            .iter()
+            .any(|setting| setting.file == "pids.max" && matches!(setting.value.as_str(), "0" | "1"))
+        {
+            return Err(Error::usage("a limit of one process", "leaves systemd's scope none to begin with")
+                .hint("two or more, or the cgroupfs cgroup manager"));
+        }
         let mut properties = vec![
             Property::new("Description", Value::Text(format!("podrun container {id}"))),
             Property::new("Slice", Value::Text(self.slice.clone())),

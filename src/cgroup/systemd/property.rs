@@ -204,7 +204,8 @@ fn quota(value: &str) -> Option<(u64, u64)> {
     if quota == "max" {
         return Some((u64::MAX, period));
     }
-    let per_second = u128::from(quota.parse::<u64>().ok()?) * 1_000_000 / u128::from(period);
+    // Rounded up, systemd comes to the same quota again.
+    let per_second = (u128::from(quota.parse::<u64>().ok()?) * 1_000_000).div_ceil(u128::from(period));
     Some((per_second.try_into().ok()?, period))
 }
 

@@ -93,7 +93,7 @@ impl Driver<'_> {
         state.restarts.due = None;
         let (built, cgroup) = construct::build(&self.roots, &self.paths, &spec, &settings, &mut state)
             .inspect_err(|_| {
-                if let Err(error) = cgroup::end(&self.state.cgroup_path, self.state.unit()) {
+                if let Err(error) = cgroup::end(&state.cgroup_path, state.unit()) {
                     tracing::warn!("{error}");
                 }
             })?;
