@@ -51,6 +51,10 @@ impl Driver<'_> {
             self.serving_until_unwanted(syncing.done()).await;
         }
         if self.is_unwanted() {
+            if let Some(syncing) = &syncing {
+                syncing.stop();
+                self.serving(tokio::time::timeout(PATIENCE, syncing.done())).await;
+            }
             self.delete(syncing.is_some());
             let _ = tokio::time::timeout(PATIENCE, ledger.all_sent()).await;
         } else {

@@ -64,6 +64,11 @@ fn become_scribe(word: LastWord<'_>) -> ! {
 }
 
 impl Syncing {
+    /// Ends it before it is done: the container goes, and the next one of its name has files of the same names.
+    pub(crate) fn stop(&self) {
+        let _ = podrun::sys::signal::send(self.pidfd.as_fd(), nix::libc::SIGKILL);
+    }
+
     /// Waits for the end of it.
     pub(crate) async fn done(&self) -> Result<()> {
         loop {
