@@ -4,13 +4,15 @@
 //!  <mount>/podrun/ctr-ID     the workload: limits, freeze, kill, events
 //!  <mount>/podrun/_shims     every shim, outside those limits and outside the caller's cgroup
 //!    └── devices-HASH         nothing: it keeps the device program that containers share
+//!  <mount>/SLICE/podrun-ID.scope    the workload, where systemd makes its cgroup
 //! ```
 //!
 //! [`limits`] says which files hold what OCI asks for, `change` puts others in their place, `controllers`
 //! has them, [`v1`] stands in for those that the host has bound there, `devices` is the one limit that is
 //! no file, `freeze` stops everything, `procs` lists and signals it, [`usage`] reads, `remove` ends it.
+//! [`systemd`] is the other one who makes cgroups.
 //!
-//! Nothing here starts a process: a container is *born* in its cgroup (CLONE_INTO_CGROUP), because
+//! A container is *born* in its cgroup (CLONE_INTO_CGROUP), because
 //! moving one costs time and races with its first fork. All files are read and written
 //! relative to the directory's descriptor, so that a cgroup made again under the same name is
 //! never taken for this one.

@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
-use podrun::cgroup::Cgroup;
 use podrun::cgroup::usage::Usage;
 use podrun::error::{Error, Kind, Result};
 use podrun::paths::{ContainerId, Roots};
-use podrun::state::Status;
-use podrun::state::store;
 use serde_json::{Value, json};
 
+use super::stats::counted;
 use super::{Outcome, out};
 
 /// Prints what `id` uses: once, or every so often until it has ended.
@@ -27,15 +25,7 @@ pub(super) fn run(roots: &Roots, id: &ContainerId, interval: Option<Duration>) -
 }
 
 fn line(roots: &Roots, id: &ContainerId) -> Result<Value> {
-    let state = store::view(roots, id)?.state;
-    let refused = |why: &str| Error::new(Kind::WrongState, format!("container {id}"), why);
-    if !matches!(state.status, Status::Created | Status::Running | Status::Paused) {
-        return Err(refused("container not running"));
-    }
-    if !state.has_cgroup() {
-        return Err(podrun::runtime::no_cgroup(&state));
-    }
-    let cgroup = Cgroup::open(&state.cgroup_path)?.ok_or_else(|| refused("container not running"))?;
+    let (_, cgroup) = counted(roots, id)?;
     Ok(json!({ "type": "stats", "id": id, "data": data(&cgroup.usage()) }))
 }
 

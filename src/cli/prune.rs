@@ -8,7 +8,8 @@ use super::Outcome;
 use super::each::each;
 
 /// What the command does, in a line.
-pub(super) const ABOUT: &str = "Remove every stopped container and everything it had, and print their IDs";
+pub(super) const ABOUT: &str =
+    "Remove every stopped container, and what crashes left half made, and print their IDs";
 
 #[derive(Debug, clap::Args)]
 #[command(about = ABOUT, after_help = "Example: podrun prune")]

@@ -8,7 +8,7 @@ use podrun::cgroup::Cgroup;
 use podrun::cgroup::usage::Usage;
 use podrun::error::{Error, Kind, Result};
 use podrun::paths::{ContainerId, Roots};
-use podrun::state::{Status, store};
+use podrun::state::{State, Status, store};
 use serde::Serialize;
 
 use super::{Errors, Format, Outcome, out};
@@ -100,7 +100,8 @@ fn samples(roots: &Roots, named: &[ContainerId], before: &[Sample]) -> Result<(V
     Ok((samples, errors))
 }
 
-fn sample(roots: &Roots, id: &ContainerId, before: &[Sample]) -> Result<Sample> {
+/// A container that runs, and its cgroup; or why there is nothing to be counted.
+pub(super) fn counted(roots: &Roots, id: &ContainerId) -> Result<(State, Cgroup)> {
     let state = store::view(roots, id)?.state;
     let refused = |why: String| Error::new(Kind::WrongState, format!("stats of {id}"), why);
     if !matches!(state.status, Status::Created | Status::Running | Status::Paused) {
@@ -111,6 +112,11 @@ fn sample(roots: &Roots, id: &ContainerId, before: &[Sample]) -> Result<Sample> 
     }
     let cgroup = Cgroup::open(&state.cgroup_path)?
         .ok_or_else(|| refused("container not running: its cgroup is gone".to_owned()))?;
+    Ok((state, cgroup))
+}
+
+fn sample(roots: &Roots, id: &ContainerId, before: &[Sample]) -> Result<Sample> {
+    let (state, cgroup) = counted(roots, id)?;
     let (usage, at) = (cgroup.usage(), Instant::now());
     let cpu_percent = match before.iter().find(|sample| sample.id == *id) {
         Some(last) => percent(

@@ -137,7 +137,8 @@ impl<'a> Execution<'a> {
         !self.started
     }
 
-    /// Sends the process a signal. Where a shim dies without having received it, the next one does.
+    /// Sends the process a signal. Where a shim dies without having received it, the next one does; of two at once
+    /// both go to the next one, though the first may have been passed on.
     pub fn signal(&mut self, signal: i32) -> Result<()> {
         let all_heard = !is_unread(self.client.as_fd());
         self.client.send(&Request::ExecSignal { signal }, &[])?;

@@ -84,7 +84,7 @@ pub fn create(roots: &Roots, id: &ContainerId, bundle: &Path, caller: Caller<'_>
         other => other?,
     };
     let before = state.clone();
-    match build(roots, &paths, &spec, state, caller, console) {
+    match build(&paths, &spec, state, caller, console) {
         Ok(()) => {
             emit(roots, id, What::Create);
             Ok(())
@@ -132,7 +132,6 @@ fn pass_on(spec: &mut Spec, caller: &Caller<'_>) {
 }
 
 fn build(
-    roots: &Roots,
     paths: &ContainerPaths,
     spec: &Spec,
     mut state: State,
@@ -146,9 +145,9 @@ fn build(
     plan.do_not_pivot(caller.no_pivot);
     store::make_dir(&paths.run_dir)?;
     let gate = Gate::Listen(listen(paths)?);
-    let _waiting = state.cgroups.begin(roots, &state.id, spec)?;
+    let _waiting = state.cgroups.begin(&state.cgroup_path, &state.id, spec)?;
     let cgroup = Cgroup::create_for(&state.cgroup_path, limits::resources(spec))?;
-    if state.has_unit_in(cgroup.as_ref())? {
+    if state.remember_unit(cgroup.as_ref())? {
         store::write_state(paths, &state, Durability::Atomic)?;
     }
     if let Some(cgroup) = cgroup.as_ref().filter(|_| bundle::cgroups_path(spec).is_some()) {

@@ -1,6 +1,6 @@
 //! Who makes a container's cgroup, and what that means for its configuration.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::LinuxNamespaceType;
 use serde::{Deserialize, Serialize};
@@ -45,19 +45,23 @@ impl Manager {
         }
     }
 
-    /// Has the container's cgroup made where podrun does not make it itself: that one is there once this returns, as
+    /// Has the cgroup at `path` made where podrun does not make it itself: it is there once this returns, as
     /// long as a process is in it, which is the one returned until the container's own is.
-    pub fn begin(self, roots: &Roots, id: &ContainerId, spec: &Spec) -> Result<Option<Waiting>> {
-        if self != Self::Systemd {
-            return Ok(None);
-        }
-        let scope = Scope::of(roots, id, bundle::cgroups_path(spec))?;
+    pub fn begin(self, path: &Path, id: &ContainerId, spec: &Spec) -> Result<Option<Waiting>> {
+        let Some(scope) = Scope::at(path).filter(|_| self == Self::Systemd) else { return Ok(None) };
         let settings = match limits::resources(spec) {
             Some(resources) => plan(resources, &Bound::of_host()?)?,
             None => Vec::new(),
         };
         let more = property::of_annotations(spec.annotations().as_ref())?;
-        scope.start(id, &settings, more).map(Some)
+        let waiting = scope.start(id, &settings, more)?;
+        match path.is_dir() {
+            true => Ok(Some(waiting)),
+            false => {
+                Err(Error::failed(format!("find {}", path.display()), "systemd has its units elsewhere")
+                    .hint("podrun and systemd must see the same cgroup file system"))
+            }
+        }
     }
 
     /// Whether it is podrun, which need not be written down.

@@ -247,8 +247,8 @@ impl State {
         Some(Unit { name, inode: self.cgroup_inode.filter(|_| self.boot_id == process::boot_id()) })
     }
 
-    /// Remembers which cgroup systemd has made, before anything is in it; whether there is something to remember.
-    pub fn has_unit_in(&mut self, cgroup: Option<&Cgroup>) -> Result<bool> {
+    /// Remembers which cgroup systemd has made, where it has made one; whether it has.
+    pub fn remember_unit(&mut self, cgroup: Option<&Cgroup>) -> Result<bool> {
         let cgroup = cgroup.filter(|_| self.cgroups == Manager::Systemd);
         self.cgroup_inode = cgroup.map(Cgroup::inode).transpose()?;
         Ok(self.cgroup_inode.is_some())

@@ -206,7 +206,7 @@ impl Attempt<'_> {
         if !is_new {
             self.begin_again(&mut state)?;
         }
-        let (built, _) = construct::build(&self.roots, &self.paths, &spec, &settings, &mut state)?;
+        let (built, _) = construct::build(&self.paths, &spec, &settings, &mut state)?;
         store::write_state(&self.paths, &state, Durability::Atomic)?;
         Ok((Launching { state, listener, built }, spec))
     }

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use podrun::cgroup::Cgroup;
 use podrun::error::{Error, Result};
 use podrun::launch::{self, Gate};
-use podrun::paths::{ContainerPaths, Roots};
+use podrun::paths::ContainerPaths;
 use podrun::spec::limits;
 use podrun::spec::settings::Settings;
 use podrun::spec::{Spec, validate};
@@ -51,15 +51,14 @@ pub(crate) fn read_spec(paths: &ContainerPaths) -> Result<(Spec, Settings)> {
 
 /// Builds the container up to, not including, its command; `state`, which names its cgroup, tells of it then.
 pub(crate) fn build(
-    roots: &Roots,
     paths: &ContainerPaths,
     spec: &Spec,
     settings: &Settings,
     state: &mut State,
 ) -> Result<(Built, Option<Cgroup>)> {
-    let _waiting = state.cgroups.begin(roots, &state.id, spec)?;
+    let _waiting = state.cgroups.begin(&state.cgroup_path, &state.id, spec)?;
     let cgroup = Cgroup::create_for(&state.cgroup_path, limits::resources(spec))?;
-    if state.has_unit_in(cgroup.as_ref())? {
+    if state.remember_unit(cgroup.as_ref())? {
         store::write_state(paths, state, Durability::Atomic)?;
     }
     crate::log::create_files(&settings.logging, paths)?;

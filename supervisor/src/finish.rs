@@ -51,11 +51,12 @@ impl Driver<'_> {
             self.serving_until_unwanted(syncing.done()).await;
         }
         if self.is_unwanted() {
+            // The next container of that name has files of the same names.
             if let Some(syncing) = &syncing {
                 syncing.stop();
                 self.serving(tokio::time::timeout(PATIENCE, syncing.done())).await;
             }
-            self.delete(syncing.is_some());
+            self.delete();
             let _ = tokio::time::timeout(PATIENCE, ledger.all_sent()).await;
         } else {
             let _ = std::fs::remove_file(self.paths.socket());
@@ -126,9 +127,8 @@ impl Driver<'_> {
         })
     }
 
-    /// Removes the container; whoever asked for it is answered after the last trace is gone. `syncing`: somebody is
-    /// publishing the durable copies, or has done so.
-    fn delete(&mut self, syncing: bool) {
+    /// Removes the container; whoever asked for it is answered after the last trace is gone.
+    fn delete(&mut self) {
         let result = match self.stuck.take() {
             // Something of it still runs: it stays, as one that has ended.
             Some(error) => Err(error),
@@ -141,10 +141,7 @@ impl Driver<'_> {
                 // Where its file is still there: nobody may be left to hear it otherwise.
                 tracing::error!("{error}");
                 let word = LastWord { paths: &self.paths, record: self.record.as_ref(), state: &self.state };
-                // Two who write one file at once would spoil it.
-                if !syncing {
-                    let _ = word.publish(Durability::Atomic).inspect_err(|error| tracing::error!("{error}"));
-                }
+                let _ = word.publish(Durability::Atomic).inspect_err(|error| tracing::error!("{error}"));
                 let _ = std::fs::remove_file(self.paths.socket());
             }
         }

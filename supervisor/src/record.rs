@@ -1,5 +1,6 @@
 //! The exit record: what can be measured of a container that has just ended, while its cgroup and
-//! its init are still there to be read.
+//! its init are still there to be read. A scope goes when its last process does: of what systemd was faster than,
+//! nothing is known.
 
 use jiff::Timestamp;
 use podrun::cgroup::Cgroup;

@@ -64,7 +64,7 @@ fn become_scribe(word: LastWord<'_>) -> ! {
 }
 
 impl Syncing {
-    /// Ends it before it is done: the container goes, and the next one of its name has files of the same names.
+    /// Ends it before it is done.
     pub(crate) fn stop(&self) {
         let _ = podrun::sys::signal::send(self.pidfd.as_fd(), nix::libc::SIGKILL);
     }

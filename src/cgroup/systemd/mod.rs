@@ -82,6 +82,16 @@ impl Scope {
         Ok(Self { slice: slice.to_owned(), unit })
     }
 
+    /// The scope whose cgroup is at `path`: see [`path`](Self::path).
+    pub fn at(path: &Path) -> Option<Self> {
+        let name = |path: &Path| path.file_name()?.to_str().map(str::to_owned);
+        let above = path.parent()?;
+        // What is right below the mount is in the root slice.
+        let slice =
+            name(above).filter(|slice| below(slice).is_some()).unwrap_or_else(|| "-.slice".to_owned());
+        Some(Self { slice, unit: name(path)? })
+    }
+
     /// The unit of a container that was not told another one.
     pub fn own_unit(roots: &Roots, id: &ContainerId) -> String {
         format!("{}-{}.scope", roots.cgroup_name(), escaped(id))
@@ -148,14 +158,7 @@ impl Scope {
             properties.push(property);
         }
         bus::start(&self.unit, &properties)?;
-        let path = self.path()?;
-        match path.is_dir() {
-            true => Ok(waiting),
-            false => {
-                Err(Error::failed(format!("find {}", path.display()), "systemd has its units elsewhere")
-                    .hint("podrun and systemd must see the same cgroup file system"))
-            }
-        }
+        Ok(waiting)
     }
 }
 
@@ -241,6 +244,15 @@ mod tests {
             &format!(":podrun:{}", "x".repeat(250)),
         ] {
             assert!(scope(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_scope_comes_back_from_its_path() {
+        for slice in ["-.slice", "system.slice", "a-b.slice"] {
+            let scope = scope(&format!("{slice}:podrun:x")).unwrap();
+            let path = Path::new("/sys/fs/cgroup").join(below(slice).unwrap()).join(scope.unit());
+            assert_eq!(Scope::at(&path), Some(scope));
         }
     }
 

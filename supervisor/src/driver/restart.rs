@@ -91,8 +91,8 @@ impl Driver<'_> {
         let mut state = self.state.clone();
         (state.started_at, state.reason, state.stopped_by) = (None, None, None);
         state.restarts.due = None;
-        let (built, cgroup) = construct::build(&self.roots, &self.paths, &spec, &settings, &mut state)
-            .inspect_err(|_| {
+        let (built, cgroup) =
+            construct::build(&self.paths, &spec, &settings, &mut state).inspect_err(|_| {
                 if let Err(error) = cgroup::end(&state.cgroup_path, state.unit()) {
                     tracing::warn!("{error}");
                 }
