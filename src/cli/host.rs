@@ -1,8 +1,9 @@
 //! Whether podrun can work here at all: root, and a kernel that knows what it is asked.
 
+use podrun::client;
 use podrun::error::{Error, Result};
 use podrun::runtime;
-use podrun::sys::limit::{DESCRIPTORS, lift};
+use podrun::sys::limit::{DESCRIPTORS, LIFTED, lift};
 use podrun::sys::signal;
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
@@ -78,33 +79,15 @@ pub(super) fn written(name: &str, limit: Rlimit) -> String {
     format!("{name}={}:{}", value(limit.current), value(limit.maximum))
 }
 
-/// What is lifted for a shim, as `--ulimit` and a shell name it, and the least that will do where it
-/// cannot be.
-const LIFTED: [(Resource, &str, &str, u64); 4] = [
-    (Resource::Fsize, "fsize", "-f", 1 << 30),
-    (Resource::Cpu, "cpu", "-t", u64::MAX),
-    (Resource::As, "as", "-v", 1 << 30),
-    (Resource::Data, "data", "-d", 1 << 30),
-];
-
 /// Lifts the limits of this process that a shim would inherit; they are the container's, as `--ulimit` writes them.
 pub(super) fn lift_limits() -> Result<Vec<String>> {
-    let mut lifted = Vec::new();
-    for (resource, name, letter, least) in LIFTED {
-        let limit = getrlimit(resource);
-        if limit.current.is_none() {
-            continue;
-        }
-        lifted.push(written(name, limit));
-        if lift(resource).is_err() || getrlimit(resource).current.is_some_and(|current| current < least) {
-            return Err(Error::failed(
-                "start a shim",
-                format!("this process is limited by `ulimit {letter}`"),
-            )
-            .hint(format!("`ulimit {letter} unlimited`; --ulimit {name}=… limits the container alone")));
-        }
+    client::check_limits()?;
+    let limited = LIFTED.iter().map(|limit| (limit, getrlimit(limit.resource)));
+    let limited: Vec<_> = limited.filter(|(_, now)| now.current.is_some()).collect();
+    for (limit, _) in &limited {
+        lift(limit.resource).map_err(|errno| Error::os(format!("lift the limit {}", limit.name), errno))?;
     }
-    Ok(lifted)
+    Ok(limited.into_iter().map(|(limit, now)| written(limit.name, now)).collect())
 }
 
 /// Whatever the caller's umask takes from others, podrun may use what it makes.
@@ -115,8 +98,6 @@ pub(super) fn keep_own_files() {
 
 #[cfg(test)]
 mod tests {
-    use podrun::sys::limit;
-
     use super::*;
 
     #[test]
@@ -126,10 +107,5 @@ mod tests {
         assert!(version("5.14.0-70.el9.x86_64").unwrap() >= KERNEL);
         assert!(version("6.1").unwrap() >= KERNEL);
         assert_eq!(version("odd"), None);
-    }
-
-    #[test]
-    fn what_is_lifted_for_a_shim_is_the_containers() {
-        assert_eq!(LIFTED.map(|(resource, ..)| resource), limit::LIFTED);
     }
 }

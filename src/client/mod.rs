@@ -130,8 +130,20 @@ struct Newborn {
     leaving: Leaving,
 }
 
+/// Checks that what limits this process would not limit a shim, which lifts what it may.
+pub fn check_limits() -> Result<()> {
+    let Some(limit) = sys::limit::obstacle() else { return Ok(()) };
+    let (name, letter) = (limit.name, limit.letter);
+    let hint = match limit.least {
+        sys::limit::DESCRIPTORS => format!("`ulimit {letter} {}` or more", limit.least),
+        _ => format!("`ulimit {letter} unlimited`; --ulimit {name}=… limits the container alone"),
+    };
+    Err(Error::failed("start a shim", format!("this process is limited by `ulimit {letter}`")).hint(hint))
+}
+
 /// Spawns a keeper and a shim.
 fn spawn(roots: &Roots, id: &ContainerId) -> Result<Newborn> {
+    check_limits()?;
     let shim = &shim_program()?;
     let (ours, theirs) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)

@@ -79,6 +79,29 @@ fn whoever_needs_the_shim_of_a_lost_container_does_not_limit_it() {
 }
 
 #[test]
+fn who_cannot_lift_its_limits_makes_no_shim_for_a_lost_container() {
+    if may_lift_limits() {
+        return;
+    }
+    let podrun = Podrun::new();
+    podrun.run_detached("c", &busybox(), ["sleep", "1000"]);
+    podrun.lose("c");
+    for (limit, needs, code) in [
+        ("-f 8", "exec c true", 125),
+        ("-t 5", "kill c", 1),
+        ("-n 20", "kill c", 1),
+        ("-v 900000", "wait c", 1),
+        ("-f 8", "stop c", 1),
+    ] {
+        let script = format!("ulimit {limit}; exec timeout 20 podrun {needs}");
+        podrun.sh(&script).fails(code, &format!("limited by `ulimit {}`", &limit[..2]));
+        assert_eq!(podrun.state("c")["shim"]["alive"], false, "{limit}");
+    }
+    podrun.cmd(["exec", "c", "echo", "x"]).prints("x\n");
+    assert_eq!(limit(podrun.shim_pid("c"), "Max file size"), "unlimited");
+}
+
+#[test]
 fn a_bundle_has_the_callers_limits_where_it_names_none() {
     let podrun = Podrun::new();
     let limits = "awk '/Max (file size|cpu time)/ { print $4 }' /proc/self/limits";

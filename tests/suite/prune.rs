@@ -63,7 +63,10 @@ fn what_cannot_be_read_is_told_and_the_others_go_all_the_same() {
     }
     podrun.settle();
     std::fs::write(podrun.container_dir("a").join("state.json"), "{").expect("write");
+    let left = podrun.container_dir("a").with_file_name(".new-never-17");
+    std::fs::create_dir(&left).expect("make");
     let output = podrun.cmd(["prune"]).run();
     assert_eq!((output.out().as_str(), output.code), ("b\n", Some(1)), "{output}");
     assert!(output.err().contains("a/state.json"), "{output}");
+    assert!(!left.exists(), "what a crash left stays where another one is damaged");
 }
