@@ -41,8 +41,15 @@ impl Driver<'_> {
         // After that: the end of the mounts waits for every processor, and whoever was told may look meanwhile.
         self.clean_cgroup();
         if self.is_unwanted() {
-            if let (Some(until), true) = (self.returning, self.settings.rm) {
-                self.serving(tokio::time::sleep_until(until)).await;
+            if let (Some(until), true) =
+                (self.returning, self.settings.rm && self.machine.deleters().is_empty())
+            {
+                // A busy host may hold them up: at least one is waited for, who would miss its last output.
+                let returned = async {
+                    tokio::time::sleep_until(until).await;
+                    let _ = tokio::time::timeout(PATIENCE, ledger.somebody_came()).await;
+                };
+                self.serving(returned).await;
             }
             // The files are about to go: who still reads them has a moment to say so.
             self.serving(tokio::time::timeout(PATIENCE, ledger.all_settled())).await;

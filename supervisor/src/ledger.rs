@@ -17,6 +17,8 @@ struct Counts {
     answers: Cell<usize>,
     unsent: Cell<usize>,
     unacknowledged: Cell<usize>,
+    /// Whether there was ever one of the last kind.
+    had_last: Cell<bool>,
     changed: Notify,
 }
 
@@ -50,6 +52,8 @@ impl Ledger {
 
     /// A last answer whose client has not closed or asked again yet.
     pub(crate) fn unacknowledged(&self) -> Debt {
+        self.0.had_last.set(true);
+        self.0.changed.notify_waiters();
         self.owe(|counts| &counts.unacknowledged)
     }
 
@@ -68,6 +72,11 @@ impl Ledger {
         let none =
             |counts: &Counts| counts.answers.get() + counts.unsent.get() + counts.unacknowledged.get() == 0;
         self.until(none).await;
+    }
+
+    /// Waits until the first last answer was made.
+    pub(crate) async fn somebody_came(&self) {
+        self.until(|counts| counts.had_last.get()).await;
     }
 
     async fn until(&self, done: impl Fn(&Counts) -> bool) {

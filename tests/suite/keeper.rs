@@ -1,5 +1,7 @@
 //! A shim may die: its keeper makes another one, and nobody notices.
 
+use std::time::{Duration, Instant};
+
 use rustix::process::Signal;
 
 use crate::harness::process::{self, Pidfd, is_alive, parent, wait_for_end};
@@ -36,9 +38,9 @@ fn stopped(pid: i32) -> bool {
 #[track_caller]
 pub(crate) fn freeze(pid: i32) {
     process::send(pid, Signal::STOP);
-    let deadline = std::time::Instant::now() + hang_limit();
+    let deadline = Instant::now() + hang_limit();
     while !stopped(pid) {
-        assert!(std::time::Instant::now() < deadline, "{} does not stop", process::describe(pid));
+        assert!(Instant::now() < deadline, "{} does not stop", process::describe(pid));
         std::thread::yield_now();
     }
 }
@@ -81,7 +83,7 @@ fn an_end_between_two_shims_is_known_as_it_was() {
         freeze(keeper);
         podrun.kill_shim_under(id, keeper);
         process::send(init, if number == 0 { Signal::USR1 } else { Signal::KILL });
-        Pidfd::open(init).map(|init| init.wait(std::time::Instant::now() + hang_limit()));
+        Pidfd::open(init).map(|init| init.wait(Instant::now() + hang_limit()));
         process::send(keeper, Signal::CONT);
         podrun.cmd(["wait", id]).prints(code);
         let record: serde_json::Value =
@@ -200,4 +202,37 @@ fn shims_that_die_again_and_again_are_replaced_with_pauses_that_are_told() {
     assert!(is_alive(podrun.pid("c")));
     // One that lives is no news.
     podrun.state_until("c", |state| state["reason"].is_null());
+}
+
+#[test]
+fn a_command_that_is_slow_to_come_back_still_gets_the_last_output() {
+    let podrun = Podrun::new();
+    let script = "trap 'echo last; exit 3' USR1; echo ready; while :; do sleep 0.02; done";
+    let mut command =
+        podrun.cmd(["run", "c", "--rm", "--rootfs", &busybox(), "--", "sh", "-c", script]).spawn();
+    command.until("ready");
+    let (init, keeper, shim) = (podrun.pid("c"), podrun.keeper_pid("c"), podrun.shim_pid("c"));
+    freeze(keeper);
+    podrun.kill_shim_under("c", keeper);
+    freeze(command.pid());
+    process::send(init, Signal::USR1);
+    Pidfd::open(init).map(|init| init.wait(Instant::now() + hang_limit()));
+    process::send(keeper, Signal::CONT);
+    // The next one would delete the container, if it did not wait for whoever was there.
+    let deadline = Instant::now() + hang_limit();
+    let next = loop {
+        // Until it has its name and its place in the cgroup it is none of those that are found.
+        match podrun.supervisors().into_iter().find(|pid| ![keeper, shim].contains(pid)) {
+            Some(pid) => break Pidfd::open(pid).expect("a shim"),
+            None => assert!(Instant::now() < deadline, "no shim comes"),
+        }
+        std::thread::yield_now();
+    };
+    assert!(!next.wait(Instant::now() + Duration::from_secs(2)), "it waits");
+    command.signal(Signal::CONT);
+    let output = command.finish();
+    assert_eq!((output.out().as_str(), output.err().as_str()), ("ready\nlast\n", ""));
+    output.expect(3);
+    assert!(next.wait(Instant::now() + hang_limit()));
+    podrun.cmd(["list", "-q"]).prints("");
 }
