@@ -191,19 +191,8 @@ pub(super) fn own_window() -> Option<WindowSize> {
 pub(super) fn of_bundle(dir: &Path, rm: bool, cgroups: Manager, inherited: &[String]) -> Result<Compiled> {
     let dir = std::path::absolute(dir).map_err(|error| Error::io("resolve", dir, &error))?;
     let mut spec = runtime::read_config(&dir)?;
-    let hooks = spec.hooks().as_ref();
-    let some = |hooks: Option<&Vec<_>>| hooks.is_some_and(|hooks| !hooks.is_empty());
-    for (field, given) in [
-        ("linux.cgroupsPath", bundle::cgroups_path(&spec).is_some()),
-        ("hooks.poststart", some(hooks.and_then(|hooks| hooks.poststart().as_ref()))),
-        ("hooks.poststop", some(hooks.and_then(|hooks| hooks.poststop().as_ref()))),
-    ] {
-        if given {
-            return Err(Error::usage(
-                format!("config {field}"),
-                "is for containers that an engine supervises",
-            ));
-        }
+    if bundle::cgroups_path(&spec).is_some() {
+        return Err(Error::usage("config linux.cgroupsPath", "is for containers that an engine supervises"));
     }
     bundle::anchor(&mut spec, &dir);
     spec::walls::inherit(&mut spec, inherited)?;

@@ -9,18 +9,9 @@
 //! Without a shim (OCI mode, a stopped container, one whose shim was lost) the command takes the
 //! container's lock and does the work itself.
 
-use std::ffi::CString;
-use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
-
-use crate::cgroup::{self, Cgroup};
 use crate::error::{Error, Kind, Result};
-use crate::events::{What, emit};
-use crate::launch::Hooks;
 use crate::log::journald;
 use crate::paths::{ContainerId, ContainerPaths, Roots};
 use crate::protocol::{Reply, Request};
@@ -33,12 +24,12 @@ use crate::spec::{Ordered, Spec};
 use crate::state::lock::Lock;
 use crate::state::publish::{self, Durability};
 use crate::state::{ExitRecord, Mode, State, Status, store};
-use crate::sys;
-use crate::sys::spawn::{Leaving, Program};
 
 mod claim;
 mod connection;
+mod delete;
 mod execution;
+mod newborn;
 mod patience;
 mod prune;
 pub mod ranges;
@@ -48,17 +39,16 @@ mod upgrade;
 
 use connection::not_a_shim;
 pub use connection::{Client, Received};
+use delete::clean;
+pub use delete::delete;
 pub use execution::{Begun, Execution};
+use newborn::{begin, spawn};
+pub use newborn::{check_limits, shim_program};
 use patience::Patience;
 pub use prune::prune;
 pub use reach::{Reached, reach};
 pub use recover::{recover, sweep};
 pub use upgrade::upgrade;
-
-/// The shim's program.
-const SHIM: &str = "podrun-shim";
-/// The descriptor at which a shim finds its control socket.
-const CONTROL: i32 = 3;
 
 /// How long a command waits for another one that is at work on the same container.
 const BUSY: Duration = Duration::from_secs(20);
@@ -114,6 +104,12 @@ fn insert(
     store::insert(roots, id, |new| {
         files.iter().try_for_each(|file| file.write_into(&new.dir, label))?;
         publish::json(&new.spec(), &Ordered(spec), Durability::Atomic)?;
+        if spec.hooks().is_some() {
+            // That directory is the bundle that hooks are told of, and there they look for the configuration.
+            let link = new.dir.join("config.json");
+            std::os::unix::fs::symlink("spec.json", &link)
+                .map_err(|error| Error::io("create", link, &error))?;
+        }
         store::write_state(new, &state, Durability::Atomic)
     })?;
     Ok(())
@@ -121,103 +117,6 @@ fn insert(
 
 fn launching(id: ContainerId, roots: Roots) -> Request {
     Request::Launch { id, roots }
-}
-
-/// A keeper and a shim that wait for their first request; without one they end.
-struct Newborn {
-    client: Client,
-    /// Nothing of the container may run before it is gone.
-    leaving: Leaving,
-}
-
-/// Checks that what limits this process would not limit a shim, which lifts what it may.
-pub fn check_limits() -> Result<()> {
-    let Some(limit) = sys::limit::obstacle() else { return Ok(()) };
-    let (name, letter) = (limit.name, limit.letter);
-    let hint = match limit.least {
-        sys::limit::DESCRIPTORS => format!("`ulimit {letter} {}` or more", limit.least),
-        _ => format!("`ulimit {letter} unlimited`; --ulimit {name}=… limits the container alone"),
-    };
-    Err(Error::failed("start a shim", format!("this process is limited by `ulimit {letter}`")).hint(hint))
-}
-
-/// Spawns a keeper and a shim.
-fn spawn(roots: &Roots, id: &ContainerId) -> Result<Newborn> {
-    check_limits()?;
-    let shim = &shim_program()?;
-    let (ours, theirs) =
-        rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-            .map_err(|errno| Error::os("create a socket pair", errno))?;
-    // Outside the caller's cgroup, whose end must not be the shim's. Without cgroups there is no
-    // such end either.
-    let shims = Cgroup::create(&cgroup::shims_path(roots)?)?;
-    let program = c_string(shim.as_os_str().as_bytes())?;
-    let arguments = [c_string(SHIM.as_bytes())?, c_string(id.as_str().as_bytes())?];
-    let environment = match std::env::var_os("PODRUN_LOG") {
-        Some(level) => vec![c_string(&[b"PODRUN_LOG=", level.as_bytes()].concat())?],
-        None => vec![],
-    };
-    let leaving = sys::spawn::detached(
-        Program::Path(&program),
-        &arguments,
-        &environment,
-        &[(theirs.as_fd(), CONTROL)],
-        Some(shims.as_fd()),
-    )
-    .map_err(|error| Error::io("start", shim, &error))?;
-    tracing::debug!("started {}, and a keeper with it", shim.display());
-    Ok(Newborn { client: Client::new(ours), leaving })
-}
-
-/// Has a new shim do its first `request`. Init's pid.
-fn begin(newborn: Newborn, request: Request, lock: &Lock) -> Result<(Client, i32)> {
-    let Newborn { mut client, leaving } = newborn;
-    tracing::debug!("asks the shim to {}", connection::name(&request));
-    client.send(&request, &[lock.as_fd()])?;
-    let answer = client.receive()?;
-    drop(leaving);
-    match answer {
-        Some((Reply::Launched { pid }, _)) => {
-            tracing::debug!("the container's init is process {pid}");
-            Ok((client, pid))
-        }
-        Some((Reply::Refused(error), _)) => Err(error),
-        Some(_) => Err(not_a_shim()),
-        None if client.welcomed => Err(Error::failed("the container's shim", "died while it began")),
-        None => Err(Error::failed(format!("start {SHIM}"), "it ended without a word")
-            .hint("install podrun and podrun-shim of the same release; PODRUN_SHIM names another one")),
-    }
-}
-
-fn c_string(bytes: &[u8]) -> Result<CString> {
-    CString::new(bytes).map_err(|_| Error::failed("start a shim", "an argument contains a NUL byte"))
-}
-
-/// The shim's program: `$PODRUN_SHIM`; beside this program; in libexec; in `PATH`.
-pub fn shim_program() -> Result<PathBuf> {
-    let hint = "install podrun-shim beside podrun, or name it in PODRUN_SHIM";
-    if let Some(named) = std::env::var_os("PODRUN_SHIM") {
-        let path = PathBuf::from(named);
-        return match path.metadata() {
-            Ok(_) => std::path::absolute(&path).map_err(|error| Error::io("resolve", &path, &error)),
-            Err(error) => Err(Error::io("find", &path, &error).hint(hint)),
-        };
-    }
-    let own = std::env::current_exe().ok();
-    let bin = own.as_deref().and_then(Path::parent);
-    let beside = bin.map(|dir| dir.join(SHIM));
-    let libexec = bin.and_then(Path::parent).map(|prefix| prefix.join("libexec/podrun").join(SHIM));
-    let system = [PathBuf::from("/usr/local/libexec/podrun"), PathBuf::from("/usr/libexec/podrun")];
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let candidates = beside
-        .into_iter()
-        .chain(libexec)
-        .chain(system.map(|dir| dir.join(SHIM)))
-        .chain(std::env::split_paths(&path).filter(|dir| dir.is_absolute()).map(|dir| dir.join(SHIM)));
-    candidates
-        .into_iter()
-        .find(|path| path.is_file())
-        .ok_or_else(|| Error::failed(format!("find {SHIM}"), "no such file or directory").hint(hint))
 }
 
 /// Who has a container: its shim, or nobody but this command.
@@ -405,90 +304,4 @@ fn ask_or(
             return result;
         }
     }
-}
-
-/// Removes a container and everything it had; with `force`, ends it first.
-pub fn delete(roots: &Roots, id: &ContainerId, force: bool) -> Result<()> {
-    let paths = roots.container(id);
-    let mut asked = false;
-    let lock = loop {
-        if !paths.dir.exists() && !paths.lock.exists() && !store::has_leftovers(roots, id) {
-            // A shim that died as it did what we asked has done it.
-            return if asked { Ok(()) } else { Err(Error::no_such_container(id)) };
-        }
-        match find_holder(&paths, id)? {
-            Holder::Shim(mut client) => {
-                client.send(&Request::Delete { force }, &[])?;
-                asked = true;
-                if force && !client.is_ready_within(BUSY)? {
-                    kill_supervisors(&paths)?;
-                    continue;
-                }
-                match client.receive()? {
-                    Some((Reply::Refused(error), _)) => return Err(error),
-                    Some(_) => return Ok(()),
-                    None => {}
-                }
-            }
-            Holder::Us(lock) => break lock,
-        }
-    };
-    match store::find_locked(roots, id) {
-        Ok(Some(view)) if view.pid_alive && view.state.status != Status::Created && !force => {
-            Err(Error::new(Kind::WrongState, format!("container {id}"), "is running")
-                .hint(format!("stop it first, or use `podrun delete -f {id}`")))
-        }
-        Ok(Some(_)) => clean(roots, id, lock).map(|()| emit(roots, id, What::Delete)),
-        Ok(None) => {
-            let nothing = !store::has_leftovers(roots, id);
-            clean(roots, id, lock)?;
-            if nothing { Err(Error::no_such_container(id)) } else { Ok(()) }
-        }
-        // Files that cannot be read protect nothing, but only `-f` says that they may go.
-        Err(error) if !force => Err(error),
-        Err(_) => clean(roots, id, lock).map(|()| emit(roots, id, What::Delete)),
-    }
-}
-
-/// Ends a shim that does not answer, and its keeper before it could make another one.
-fn kill_supervisors(paths: &ContainerPaths) -> Result<()> {
-    let Some(state) = publish::read_json::<State>(&paths.state())? else { return Ok(()) };
-    for process in [state.keeper, state.shim].into_iter().flatten() {
-        let pid = rustix::process::Pid::from_raw(process.pid);
-        let opened = pid.map(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()));
-        // Looked at after it was opened: what the start time fits is what the pidfd stands for.
-        if let Some(Ok(pidfd)) = opened.filter(|_| process.is_alive()) {
-            let _ = sys::signal::send(pidfd, nix::libc::SIGKILL);
-        }
-    }
-    Ok(())
-}
-
-/// Ends and removes everything a container may have left, whatever state it is in.
-fn clean(roots: &Roots, id: &ContainerId, lock: Lock) -> Result<()> {
-    let paths = roots.container(id);
-    let state = publish::read_json::<State>(&paths.state()).ok().flatten();
-    let own = cgroup::container_path(roots, id, None)?;
-    // A path from a file that was tampered with must not decide what is killed.
-    let recorded = state
-        .as_ref()
-        .filter(|state| state.mode == Mode::Oci || cgroup::is_of(roots, id, &state.cgroup_path))
-        .filter(|state| state.id == *id && state.cgroup_path != own)
-        .map(|state| (state.cgroup_path.clone(), state.unit()));
-    for (path, unit) in std::iter::once((own, None)).chain(recorded) {
-        cgroup::end(&path, unit)?;
-    }
-    let hooks = state.as_ref().map(|state| poststop(&paths, state));
-    store::remove(roots, id)?;
-    lock.remove(&paths.lock)?;
-    if let Some(hooks) = hooks.flatten() {
-        hooks.poststop();
-    }
-    Ok(())
-}
-
-/// What is to be done once the container is gone; nothing, where its configuration cannot be read.
-fn poststop(paths: &ContainerPaths, state: &State) -> Option<Hooks> {
-    let spec = publish::read_json::<Spec>(&paths.spec()).ok()??;
-    Hooks::of(&spec, &state.id, &state.bundle).ok()
 }

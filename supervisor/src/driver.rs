@@ -59,6 +59,7 @@ mod begin;
 mod deliver;
 mod end;
 mod health;
+pub(crate) mod hooks;
 mod inside;
 mod restart;
 
@@ -153,6 +154,7 @@ pub(crate) async fn run(
         clock,
         lock: Some(podrun::state::lock::Lock::from_fd(owned.lock)),
         finishing: false,
+        poststart: None,
         returning,
         known,
         record: None,
@@ -207,6 +209,8 @@ pub(crate) struct Driver<'a> {
     clock: Clock,
     pub(crate) lock: Option<podrun::state::lock::Lock>,
     finishing: bool,
+    /// What is run after the command was executed, until it has been.
+    pub(crate) poststart: Option<hooks::Poststart>,
     /// Until when those who were connected to the shim before this one may take to come back.
     pub(crate) returning: Option<tokio::time::Instant>,
     pub(crate) known: Known,
@@ -249,6 +253,7 @@ impl Driver<'_> {
                     self.due = false;
                     self.on(Event::Due).await;
                 }
+                () = hooks::done(&self.poststart) => self.poststarted(),
                 found = health::found(&mut self.health) => self.checked(found).await,
                 alarm = self.clock.rings() => match alarm {
                     Alarm::Kill => self.on(Event::TimeUp).await,
@@ -418,7 +423,10 @@ impl Driver<'_> {
         match action {
             Action::Answer(ticket, reply) => self.answer(ticket, reply),
             Action::OpenGate => return self.open_gate().err().map(|error| Event::Gate(Err(error))),
-            Action::Running => self.running(),
+            Action::Running(starters) => {
+                self.running();
+                self.started(starters);
+            }
             Action::Deliver { sender, signal, all } => {
                 let delivery = self.deliver(signal, all).unwrap_or_else(Delivery::Failed);
                 return Some(Event::Delivered { sender, signal, delivery });

@@ -10,7 +10,7 @@ use podrun::protocol::Reply;
 use podrun::state::publish::{self, Durability};
 use podrun::state::store;
 
-use crate::driver::Driver;
+use crate::driver::{Driver, hooks};
 use crate::keep::Order;
 use crate::record;
 use crate::sync::{self, LastWord, Syncing};
@@ -31,6 +31,13 @@ impl Driver<'_> {
         .await;
         if has_come {
             self.is_logged();
+        }
+        // Who started it learns of that after its hooks, however long it lived.
+        let poststart = self.poststart.take();
+        if poststart.is_some() {
+            self.serving(tokio::time::timeout(PATIENCE, hooks::done(&poststart))).await;
+            self.poststart = poststart;
+            self.poststarted();
         }
         let ledger = self.shared.ledger.clone();
         self.serving(tokio::time::timeout(PATIENCE, ledger.all_sent())).await;
@@ -143,7 +150,10 @@ impl Driver<'_> {
                 .and_then(|()| self.lock.take().map_or(Ok(()), |lock| lock.remove(&self.paths.lock))),
         };
         match &result {
-            Ok(()) => self.tell(What::Delete),
+            Ok(()) => {
+                self.tell(What::Delete);
+                self.poststop();
+            }
             Err(error) => {
                 // Where its file is still there: nobody may be left to hear it otherwise.
                 tracing::error!("{error}");

@@ -238,8 +238,7 @@ impl Machine {
         match outcome {
             Ok(()) => {
                 self.phase = Phase::Running;
-                let done = |ticket| Action::Answer(ticket, Reply::Done);
-                std::iter::once(Action::Running).chain(self.starters.drain(..).map(done)).collect()
+                vec![Action::Running(std::mem::take(&mut self.starters))]
             }
             Err(error) => {
                 // Init is about to end; its starter is told once the record says so too.

@@ -26,6 +26,7 @@ use podrun::paths::ContainerPaths;
 use podrun::spec::Spec;
 
 mod adopt;
+mod aside;
 mod bootstrap;
 mod child;
 mod clock;

@@ -4,26 +4,19 @@
 //! own keeps that away from the loop. So a child publishes the durable copies, and sees them onto the disk;
 //! until it has, the copy in the run root is what is read.
 
-use std::os::fd::{AsFd, OwnedFd};
-
 use podrun::error::{Error, Result};
 use podrun::paths::ContainerPaths;
 use podrun::state::publish::{self, Durability};
 use podrun::state::{ExitRecord, State, store};
-use podrun::sys::clone::{Clone3, exit};
+use podrun::sys::clone::exit;
 use rustix::io::Errno;
-use tokio::io::unix::AsyncFd;
 
-use crate::child::{self, Known};
-use crate::fd;
+use crate::aside::Aside;
+use crate::child::Known;
 
 /// A child that ends once the files are on the disk. Dropped, it goes on by itself.
 #[derive(Debug)]
-pub(crate) struct Syncing {
-    pidfd: AsyncFd<OwnedFd>,
-    pid: i32,
-    known: Known,
-}
+pub(crate) struct Syncing(Aside);
 
 /// What is published of a container that has ended.
 #[derive(Clone, Copy, Debug)]
@@ -45,11 +38,7 @@ impl LastWord<'_> {
 
 /// Begins to publish `word`, and to see it onto the disk.
 pub(crate) fn begin(word: LastWord<'_>, known: &Known) -> Result<Syncing> {
-    let child = Clone3::default()
-        .spawn(word, become_scribe)
-        .map_err(|error| Error::io("sync", &word.paths.dir, &error))?;
-    known.add(child.pid);
-    Ok(Syncing { pidfd: fd::watch(child.pidfd, "a process")?, pid: child.pid, known: known.clone() })
+    Aside::begin("a process that syncs", word, become_scribe, known).map(Syncing)
 }
 
 fn become_scribe(word: LastWord<'_>) -> ! {
@@ -66,22 +55,14 @@ fn become_scribe(word: LastWord<'_>) -> ! {
 impl Syncing {
     /// Ends it before it is done.
     pub(crate) fn stop(&self) {
-        let _ = podrun::sys::signal::send(self.pidfd.as_fd(), nix::libc::SIGKILL);
+        self.0.stop();
     }
 
     /// Waits for the end of it.
     pub(crate) async fn done(&self) -> Result<()> {
-        loop {
-            let mut guard =
-                self.pidfd.readable().await.map_err(|error| Error::io("watch", "a process", &error))?;
-            if let Some(ending) = child::reap(self.pidfd.as_fd())? {
-                self.known.remove(self.pid);
-                return match ending.code() {
-                    0 => Ok(()),
-                    _ => Err(Error::failed("sync the exit record", "input/output error")),
-                };
-            }
-            guard.clear_ready();
+        match self.0.done().await? {
+            0 => Ok(()),
+            _ => Err(Error::failed("sync the exit record", "input/output error")),
         }
     }
 }

@@ -1,9 +1,12 @@
 //! OCI bundles with a shim: `run --bundle` and `create --bundle --supervise`.
 
-use serde_json::json;
+use std::path::Path;
+
+use serde_json::{Value, json};
 
 use crate::harness::bundle::{bundle, config};
-use crate::harness::{Podrun, busybox};
+use crate::harness::process::Pidfd;
+use crate::harness::{Podrun, busybox, number};
 
 #[test]
 fn a_bundle_runs_with_a_shim_and_its_exit_code_is_ours() {
@@ -41,26 +44,110 @@ fn a_created_bundle_may_have_a_shim() {
     podrun.cmd(["wait", "b"]).prints("143\n");
 }
 
+/// A hook that appends `word`, and what its state says, to `log`.
+fn hook(word: &str, log: &Path) -> Value {
+    let script = format!(
+        r#"state=$(cat); status=${{state##*\"status\":\"}}; pid=${{state##*\"pid\":}}; bundle=${{state##*\"bundle\":\"}}
+           [ -e "${{bundle%%\"*}}/config.json" ] && has=config || has=none
+           echo "{word} ${{status%%\"*}} ${{pid%%\}}*}} $has" >>{}"#,
+        log.display()
+    );
+    json!([{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin:/usr/bin"], "timeout": 60}])
+}
+
 #[test]
-fn hooks_run_with_a_shim_too_and_what_it_does_not_do_is_refused() {
+fn hooks_run_with_a_shim_at_their_moments() {
     let podrun = Podrun::new();
     let log = podrun.dir().join("log");
-    let hook = |word: &str| json!([{"path": "/bin/sh", "args": ["sh", "-c", format!("echo {word} >>{}", log.display())]}]);
-    let mut config = config(&busybox(), &["true"]);
-    config["hooks"] =
-        json!({"prestart": hook("one"), "createRuntime": hook("two"), "createContainer": hook("three")});
+    let mut config = config(&busybox(), &["sleep", "1000"]);
+    config["hooks"] = json!({
+        "prestart": hook("one", &log), "createRuntime": hook("two", &log), "createContainer": hook("three", &log),
+        "poststart": hook("five", &log), "poststop": hook("six", &log),
+    });
+    bundle(&podrun.dir().join("bundle"), &config);
+    podrun.cmd(["create", "--bundle", "bundle", "--supervise", "b"]).prints("b\n");
+    let told = || std::fs::read_to_string(&log).expect("the hooks ran");
+    let pid = podrun.pid("b");
+    let before = format!("one creating {pid} config\ntwo creating {pid} config\nthree creating 1 config\n");
+    assert_eq!(told(), before);
+    // Its answer comes after the hooks.
+    podrun.cmd(["start", "b"]).prints("b\n");
+    let started = format!("{before}five running {pid} config\n");
+    assert_eq!(told(), started);
+    // By the shim, and without one.
+    podrun.cmd(["delete", "-f", "b"]).prints("b\n");
+    let deleted = format!("{started}six stopped 0 none\n");
+    assert_eq!(told(), deleted);
+    config["process"]["args"] = json!(["true"]);
+    config["hooks"] = json!({"poststop": hook("later", &log)});
     bundle(&podrun.dir().join("bundle"), &config);
     podrun.cmd(["run", "--bundle", "bundle", "b"]).exits(0);
-    assert_eq!(std::fs::read_to_string(&log).expect("the hooks ran"), "one\ntwo\nthree\n");
-    for kind in ["poststart", "poststop"] {
-        config["hooks"] = json!({kind: hook("never")});
-        bundle(&podrun.dir().join("bundle"), &config);
-        podrun.cmd(["run", "--bundle", "bundle", "c"]).fails(125, &format!("config hooks.{kind}"));
-    }
+    podrun.cmd(["delete", "b"]).prints("b\n");
+    assert_eq!(told(), format!("{deleted}later stopped 0 none\n"));
+    podrun.cmd(["run", "--rm", "--bundle", "bundle", "b"]).exits(0);
+    podrun.settle();
+    assert_eq!(told(), format!("{deleted}later stopped 0 none\nlater stopped 0 none\n"));
+}
+
+#[test]
+fn poststart_hooks_run_at_every_restart_and_hold_up_only_the_start() {
+    let podrun = Podrun::new();
+    let log = podrun.dir().join("log");
+    let mut config =
+        config(&busybox(), &["sh", "-c", "trap 'exit 1' USR1; echo ready; while :; do sleep 0.02; done"]);
+    config["annotations"] = json!({"dev.podrun.restart": "on-failure"});
+    config["hooks"] = json!({"poststart": hook("started", &log)});
+    bundle(&podrun.dir().join("bundle"), &config);
+    podrun.cmd(["create", "--bundle", "bundle", "--supervise", "b"]).prints("b\n");
+    podrun.cmd(["start", "b"]).prints("b\n");
+    let first = podrun.pid("b");
+    podrun.cmd(["kill", "b", "USR1"]).exits(0);
+    let second = number(
+        &podrun.state_until("b", |state| {
+            state["status"] == "running" && !state["pid"].is_null() && state["pid"] != first
+        })["pid"],
+    );
+    // Nobody waits for those of a restart: they have a moment.
+    let expected = format!("started running {first} config\nstarted running {second} config\n");
+    podrun.sh(&format!("until [ $(wc -l <{0}) = 2 ]; do :; done; cat {0}", log.display())).prints(&expected);
+    podrun.cmd(["delete", "-f", "b"]).prints("b\n");
+
+    // One that takes its time: the container is used and ended all the same, and its starter waits.
+    podrun.sh("mkfifo fifo").exits(0);
+    let waits = format!("read -r go <{}/fifo", podrun.dir().display());
+    config["hooks"] = json!({"poststart": [{"path": "/bin/sh", "args": ["sh", "-c", waits]}]});
+    bundle(&podrun.dir().join("bundle"), &config);
+    podrun.cmd(["create", "--bundle", "bundle", "--supervise", "c"]).prints("c\n");
+    let start = podrun.cmd(["start", "c"]).spawn();
+    podrun.state_until("c", |state| state["status"] == "running");
+    podrun.cmd(["exec", "c", "hostname"]).prints("bundle\n");
+    assert!(!Pidfd::open(start.pid()).expect("it waits").has_ended());
+    podrun.cmd(["kill", "c", "KILL"]).exits(0);
+    podrun.cmd(["wait", "c"]).prints("137\n");
+    podrun.sh("echo go >fifo").exits(0);
+    start.finish().expect(0);
+
+    // One that fails is told in the shim's log, and fails nothing.
+    config["hooks"] = json!({"poststart": [{"path": "/bin/sh", "args": ["sh", "-c", "echo why; exit 3"]}]});
+    bundle(&podrun.dir().join("bundle"), &config);
+    podrun.cmd(["create", "--bundle", "bundle", "--supervise", "d"]).prints("d\n");
+    podrun.cmd(["start", "d"]).prints("d\n");
+    let log = std::fs::read_to_string(podrun.run_root().join("d/shim.log")).expect("a log");
+    assert!(log.contains("hooks.poststart /bin/sh: exited with code 3: why"), "{log}");
+}
+
+#[test]
+fn what_a_shim_does_not_do_is_refused() {
+    let podrun = Podrun::new();
+    let mut config = config(&busybox(), &["true"]);
+    config["linux"]["cgroupsPath"] = json!("/a/b");
+    bundle(&podrun.dir().join("bundle"), &config);
+    podrun.cmd(["run", "--bundle", "bundle", "c"]).fails(125, "config linux.cgroupsPath");
+    config["linux"].as_object_mut().expect("an object").remove("cgroupsPath");
     config["hooks"] = json!({"createRuntime": [{"path": "/bin/false"}]});
     bundle(&podrun.dir().join("bundle"), &config);
     podrun
         .cmd(["run", "--bundle", "bundle", "c"])
         .fails(125, "hooks.createRuntime /bin/false: exited with code 1");
-    podrun.cmd(["list", "-q"]).prints("b\n");
+    podrun.cmd(["list", "-q"]).prints("");
 }

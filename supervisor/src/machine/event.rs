@@ -94,8 +94,8 @@ pub(crate) enum Action {
     Answer(Ticket, Reply),
     /// Let init execute its command; [`Event::Gate`] follows.
     OpenGate,
-    /// The command runs: publish it.
-    Running,
+    /// The command runs: publish it, and answer those who started it.
+    Running(Vec<Ticket>),
     /// Send a signal by the rules for PID 1; [`Event::Delivered`] follows.
     Deliver { sender: Sender, signal: i32, all: bool },
     /// SIGKILL to everything in the container.

@@ -26,7 +26,7 @@ fn running() -> Machine {
 fn started(mut machine: Machine) -> Machine {
     assert_eq!(machine.on(Event::Start { ticket: Ticket(0), again: false }), [Action::OpenGate]);
     let actions = machine.on(Event::Gate(Ok(())));
-    assert_eq!(actions, [Action::Running, Action::Answer(Ticket(0), Reply::Done)]);
+    assert_eq!(actions, [Action::Running(vec![Ticket(0)])]);
     machine
 }
 
@@ -136,7 +136,7 @@ fn between_two_runs_a_waiter_waits_and_a_stop_is_the_end() {
     assert!(matches!(&refused[..], [Action::Answer(_, Reply::Refused(_))]), "{refused:?}");
     assert_eq!(machine.on(Event::Due), [Action::Launch]);
     assert_eq!(machine.on(Event::Launched(Ok(()))), [Action::OpenGate]);
-    assert_eq!(machine.on(Event::Gate(Ok(()))), [Action::Running]);
+    assert_eq!(machine.on(Event::Gate(Ok(()))), [Action::Running(vec![])]);
     machine.on(init_ended(Ending::Exited(0)));
     assert_eq!(machine.on(Event::Recorded(record())), [Action::Rest(Duration::from_millis(200))]);
     assert_eq!(machine.on(Event::Stop { ticket: Ticket(3), timeout: None }), [Action::Conclude]);
@@ -241,7 +241,12 @@ proptest! {
                         Action::Update(ticket) => { owed.remove(&ticket); }
                         Action::Finish => finished += 1,
                         Action::Freeze => prop_assert!(lives, "a freeze after the end"),
-                        Action::Running | Action::Arm(_) | Action::Thaw | Action::Paused(_) => {}
+                        Action::Running(starters) => {
+                            for ticket in starters {
+                                owed.remove(&ticket);
+                            }
+                        }
+                        Action::Arm(_) | Action::Thaw | Action::Paused(_) => {}
                     }
                 }
                 queue = more;

@@ -1,0 +1,99 @@
+//! The end of a container: everything it had goes, with its shim or without.
+
+use super::{BUSY, Holder, find_holder};
+use crate::cgroup;
+use crate::error::{Error, Kind, Result};
+use crate::events::{What, emit};
+use crate::launch::Hooks;
+use crate::paths::{ContainerId, ContainerPaths, Roots};
+use crate::protocol::{Reply, Request};
+use crate::spec::Spec;
+use crate::state::lock::Lock;
+use crate::state::{Mode, State, Status, publish, store};
+use crate::sys;
+
+/// Removes a container and everything it had; with `force`, ends it first.
+pub fn delete(roots: &Roots, id: &ContainerId, force: bool) -> Result<()> {
+    let paths = roots.container(id);
+    let mut asked = false;
+    let lock = loop {
+        if !paths.dir.exists() && !paths.lock.exists() && !store::has_leftovers(roots, id) {
+            // A shim that died as it did what we asked has done it.
+            return if asked { Ok(()) } else { Err(Error::no_such_container(id)) };
+        }
+        match find_holder(&paths, id)? {
+            Holder::Shim(mut client) => {
+                client.send(&Request::Delete { force }, &[])?;
+                asked = true;
+                if force && !client.is_ready_within(BUSY)? {
+                    kill_supervisors(&paths)?;
+                    continue;
+                }
+                match client.receive()? {
+                    Some((Reply::Refused(error), _)) => return Err(error),
+                    Some(_) => return Ok(()),
+                    None => {}
+                }
+            }
+            Holder::Us(lock) => break lock,
+        }
+    };
+    match store::find_locked(roots, id) {
+        Ok(Some(view)) if view.pid_alive && view.state.status != Status::Created && !force => {
+            Err(Error::new(Kind::WrongState, format!("container {id}"), "is running")
+                .hint(format!("stop it first, or use `podrun delete -f {id}`")))
+        }
+        Ok(Some(_)) => clean(roots, id, lock).map(|()| emit(roots, id, What::Delete)),
+        Ok(None) => {
+            let nothing = !store::has_leftovers(roots, id);
+            clean(roots, id, lock)?;
+            if nothing { Err(Error::no_such_container(id)) } else { Ok(()) }
+        }
+        // Files that cannot be read protect nothing, but only `-f` says that they may go.
+        Err(error) if !force => Err(error),
+        Err(_) => clean(roots, id, lock).map(|()| emit(roots, id, What::Delete)),
+    }
+}
+
+/// Ends a shim that does not answer, and its keeper before it could make another one.
+fn kill_supervisors(paths: &ContainerPaths) -> Result<()> {
+    let Some(state) = publish::read_json::<State>(&paths.state())? else { return Ok(()) };
+    for process in [state.keeper, state.shim].into_iter().flatten() {
+        let pid = rustix::process::Pid::from_raw(process.pid);
+        let opened = pid.map(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()));
+        // Looked at after it was opened: what the start time fits is what the pidfd stands for.
+        if let Some(Ok(pidfd)) = opened.filter(|_| process.is_alive()) {
+            let _ = sys::signal::send(pidfd, nix::libc::SIGKILL);
+        }
+    }
+    Ok(())
+}
+
+/// Ends and removes everything a container may have left, whatever state it is in.
+pub(super) fn clean(roots: &Roots, id: &ContainerId, lock: Lock) -> Result<()> {
+    let paths = roots.container(id);
+    let state = publish::read_json::<State>(&paths.state()).ok().flatten();
+    let own = cgroup::container_path(roots, id, None)?;
+    // A path from a file that was tampered with must not decide what is killed.
+    let recorded = state
+        .as_ref()
+        .filter(|state| state.mode == Mode::Oci || cgroup::is_of(roots, id, &state.cgroup_path))
+        .filter(|state| state.id == *id && state.cgroup_path != own)
+        .map(|state| (state.cgroup_path.clone(), state.unit()));
+    for (path, unit) in std::iter::once((own, None)).chain(recorded) {
+        cgroup::end(&path, unit)?;
+    }
+    let hooks = state.as_ref().map(|state| poststop(&paths, state));
+    store::remove(roots, id)?;
+    lock.remove(&paths.lock)?;
+    if let Some(hooks) = hooks.flatten() {
+        hooks.poststop();
+    }
+    Ok(())
+}
+
+/// What is to be done once the container is gone; nothing, where its configuration cannot be read.
+fn poststop(paths: &ContainerPaths, state: &State) -> Option<Hooks> {
+    let spec = publish::read_json::<Spec>(&paths.spec()).ok()??;
+    Hooks::of(&spec, &state.id, &state.bundle).ok()
+}
