@@ -3,7 +3,6 @@
 use jiff::Timestamp;
 use podrun::error::Error;
 use podrun::paths::{ContainerId, Roots};
-use podrun::state::process::boot_id;
 use podrun::state::store::{self, View};
 use podrun::state::{Mode, Status};
 use serde::Serialize;
@@ -57,11 +56,10 @@ pub(super) fn run(roots: &Roots, args: &Args) -> Outcome {
         out::print(&ids.iter().map(|id| format!("{id}\n")).collect::<String>())?;
         return Ok(0);
     }
-    let boot_id = boot_id();
     let mut errors = Vec::new();
     let mut seen = Vec::with_capacity(ids.len());
-    for id in &ids {
-        match store::glance(roots, id, &boot_id) {
+    for (id, view) in ids.iter().zip(store::glance(roots, &ids)) {
+        match view {
             Ok(Some(view)) => seen.push(view),
             // Deleted after the listing.
             Ok(None) => {}

@@ -167,10 +167,33 @@ pub fn find_locked(roots: &Roots, id: &ContainerId) -> Result<Option<View>> {
     find_with(roots, id, &boot_id(), Trust::NoShim)
 }
 
-/// The same for a listing of many: the boot id was read once, and a shim that lives is believed that
-/// its init does too.
-pub fn glance(roots: &Roots, id: &ContainerId, boot_id: &str) -> Result<Option<View>> {
-    find_with(roots, id, boot_id, Trust::Shim)
+/// The same for a listing of `ids`, in their order: a shim that lives is believed that its init does too. What
+/// many cost is the kernel's work of opening their files, so all processors do it.
+pub fn glance(roots: &Roots, ids: &[ContainerId]) -> Vec<Result<Option<View>>> {
+    /// Below that many a thread costs more than it brings.
+    const SHARE: usize = 64;
+    let boot_id = &boot_id();
+    let look = |ids: &[ContainerId]| -> Vec<_> {
+        ids.iter().map(|id| find_with(roots, id, boot_id, Trust::Shim)).collect()
+    };
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let share = ids.len().div_ceil(processors).max(SHARE);
+    let Some((own, others)) = ids.split_at_checked(share) else { return look(ids) };
+    std::thread::scope(|scope| {
+        let others: Vec<_> = others
+            .chunks(share)
+            .map(|ids| (ids, std::thread::Builder::new().spawn_scoped(scope, || look(ids))))
+            .collect();
+        let mut views = look(own);
+        for (ids, thread) in others {
+            // Where there is no room for a thread, without.
+            views.extend(match thread {
+                Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                Err(_) => look(ids),
+            });
+        }
+        views
+    })
 }
 
 /// Who waits for the init of container `id`, by its files alone; `None` where it does not exist. For the
@@ -389,6 +412,32 @@ pub(crate) mod tests {
             assert_eq!(view.exit.unwrap().exit_code, None);
         }
         std::fs::write(paths.state(), "{").unwrap();
+    }
+
+    #[test]
+    fn many_are_looked_at_in_their_order_and_a_damaged_one_is_an_error_at_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let roots = Roots::new(Some(dir.path()), Some(&dir.path().join("run"))).unwrap();
+        for number in 0..300 {
+            let id: ContainerId = format!("c{number:03}").parse().unwrap();
+            insert(&roots, &id, |new| {
+                let state = State { id: id.clone(), ..state(Status::Stopped, None) };
+                write_state(new, &state, Durability::Atomic)
+            })
+            .unwrap();
+        }
+        let ids = list(&roots).unwrap();
+        std::fs::write(roots.container(&ids[200]).state(), "{").unwrap();
+        remove(&roots, &ids[100]).unwrap();
+        let views = glance(&roots, &ids);
+        assert_eq!(views.len(), ids.len());
+        for (number, (id, view)) in ids.iter().zip(views).enumerate() {
+            match number {
+                100 => assert!(view.unwrap().is_none()),
+                200 => assert!(view.is_err()),
+                _ => assert_eq!(view.unwrap().unwrap().state.id, *id),
+            }
+        }
     }
 
     #[test]
