@@ -13,11 +13,12 @@ use rustix::process::{WaitId, WaitIdOptions, waitid};
 use super::credentials::{self, ProcessPlan};
 use super::gate::{self, Gate};
 use super::hooks::Hooks;
+use super::net_devices::Waiting;
 use super::plan::Plan;
 use super::seccomp::Wanted;
 use super::{
-    Init, Stdio, Terminal, command, dev, identity, init, join, masks, mounts, network, rootfs, sources,
-    terminal, time, userns,
+    Init, Stdio, Terminal, command, dev, identity, init, join, masks, mounts, net_devices, network, rootfs,
+    sources, terminal, time, userns,
 };
 use crate::cgroup::Cgroup;
 use crate::cgroup::v1::Entrance;
@@ -44,6 +45,7 @@ struct Child {
 /// released. On failure nothing is left of it.
 pub fn create(plan: Plan, cgroup: Option<&Cgroup>, stdio: Stdio, gate: Gate) -> Result<Init> {
     assert_single_threaded()?;
+    let devices = Waiting::find(&plan)?;
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
         .map_err(|errno| Error::os("make the launch gate", errno))?;
     let (ending, theirs_ending) = match plan.init {
@@ -102,12 +104,12 @@ pub fn create(plan: Plan, cgroup: Option<&Cgroup>, stdio: Stdio, gate: Gate) -> 
     };
     // While the child builds: the kernel takes its time (0.1 to 0.5 ms) to look at a program, and nothing of
     // the container runs before it is built.
-    let devices = child.plan.resources.as_ref();
-    let restricted = cgroup.map_or(Ok(()), |cgroup| cgroup.restrict_devices(devices));
+    let resources = child.plan.resources.as_ref();
+    let restricted = cgroup.map_or(Ok(()), |cgroup| cgroup.restrict_devices(resources));
     // The child's ends: with them open here, its end would not be an end of file.
-    let hooks = child.plan.hooks.clone();
+    let work = child.plan.waits_for_parent().then(|| (devices, child.plan.hooks.clone()));
     drop(child);
-    let built = mapped.and(restricted).and_then(|()| attend(&ours, &hooks, init.pid));
+    let built = mapped.and(restricted).and_then(|()| attend(&ours, work, init.pid));
     let terminal = built.inspect_err(|_| {
         let _ = signal::send(&init.pidfd, nix::libc::SIGKILL);
         let _ = waitid(WaitId::PidFd(init.pidfd.as_fd()), WaitIdOptions::EXITED);
@@ -117,13 +119,22 @@ pub fn create(plan: Plan, cgroup: Option<&Cgroup>, stdio: Stdio, gate: Gate) -> 
 }
 
 /// Does the parent's part while init is built.
-fn attend(gate: &OwnedFd, hooks: &Hooks, pid: i32) -> Result<Option<Terminal>> {
-    if hooks.wait_for_parent() {
-        gate::wait_until_isolated(gate)?;
-        hooks.create_runtime(pid)?;
-        gate::go(gate)?;
+fn attend(gate: &OwnedFd, work: Option<(Option<Waiting>, Hooks)>, pid: i32) -> Result<Option<Terminal>> {
+    let Some((devices, hooks)) = work else { return gate::wait_until_built(gate) };
+    let there = gate::wait_until_isolated(gate)?;
+    // Before the hooks, which may be there to set up what else the network needs.
+    let moved = match (devices, there) {
+        (Some(devices), Some(there)) => Some(devices.move_to(pid, there)?),
+        (Some(_), None) => return Err(Error::failed("receive a netlink socket of init's", "there is none")),
+        (None, _) => None,
+    };
+    hooks.create_runtime(pid)?;
+    gate::go(gate)?;
+    let terminal = gate::wait_until_built(gate)?;
+    if let Some(moved) = moved {
+        moved.keep();
     }
-    gate::wait_until_built(gate)
+    Ok(terminal)
 }
 
 /// A child of a process with threads may wait for ever for a lock that another thread held.
@@ -248,9 +259,13 @@ fn build(child: &Child, process: &mut ProcessPlan) -> Result<Ready> {
     if let Some(terminal) = &terminal {
         terminal::bind_console(&root, &terminal.slave)?;
     }
-    if plan.hooks.wait_for_parent() && !gate::isolated(&child.gate)? {
-        // Nobody is left to whom anything could be told.
-        clone::exit(0);
+    if plan.waits_for_parent() {
+        let devices = !plan.net_devices.is_empty();
+        let netlink = devices.then(net_devices::open_there).transpose()?;
+        if !gate::isolated(&child.gate, netlink)? {
+            // Nobody is left to whom anything could be told.
+            clone::exit(0);
+        }
     }
     plan.hooks.create_container()?;
     masks::write_sysctls(&plan.sysctls)?;

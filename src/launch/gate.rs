@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  init                              supervisor, or `start`
-//!    'N' ──────────────────────────▶ hooks of the parent         (while it is created, if any)
+//!    'N', a netlink socket ────────▶ devices, hooks of the parent (while it is created, if any)
 //!        ◀────────────────────────── 'G'
 //!    'B', its terminal ────────────▶ built                       (while it is created)
 //!        ◀────────────────────────── 'G'                         go
@@ -30,7 +30,8 @@ use crate::sys::pass;
 const BUILT: u8 = b'B';
 /// What comes before everything else a joining process reports, with its terminal.
 const TERMINAL: u8 = b'T';
-/// What it says before: its namespaces and mounts are there, it waits for its parent's hooks.
+/// What it says before: its namespaces and mounts are there, it waits for what its parent does then. The socket
+/// that speaks for its network namespace is beside it where its parent needs one.
 const ISOLATED: u8 = b'N';
 /// What releases it.
 const GO: u8 = b'G';
@@ -71,22 +72,23 @@ fn gone() -> Error {
     Error::failed("start", "init ended before it was released").hint("was it killed? see `podrun state`")
 }
 
-/// Reads until the child says that it waits for the hooks of its parent, or why it does not.
-pub(super) fn wait_until_isolated(gate: &OwnedFd) -> Result<()> {
-    wait_for(gate, ISOLATED).map(drop)
+/// Reads until the child says that it waits for its parent, or why it does not. Its netlink socket comes with the
+/// good news, where it was asked for.
+pub(super) fn wait_until_isolated(gate: &OwnedFd) -> Result<Option<OwnedFd>> {
+    wait_for(gate, ISOLATED).map(|fds| fds.into_iter().next())
 }
 
 /// Reads until the child says that it is built, or why it is not. Its terminal comes with the good news.
 pub(super) fn wait_until_built(gate: &OwnedFd) -> Result<Option<Terminal>> {
-    wait_for(gate, BUILT)
+    wait_for(gate, BUILT).map(terminal)
 }
 
-fn wait_for(gate: &OwnedFd, word: u8) -> Result<Option<Terminal>> {
+fn wait_for(gate: &OwnedFd, word: u8) -> Result<Vec<OwnedFd>> {
     let (mut first, mut fds) = ([0], Vec::new());
     let failed = |errno| Error::os("wait for init", errno);
     let read = rustix::io::retry_on_intr(|| pass::receive(gate, &mut first, &mut fds)).map_err(failed)?;
     if read == 1 && first[0] == word {
-        return Ok(terminal(fds));
+        return Ok(fds);
     }
     let mut report = first[..read].to_vec();
     let file = File::from(gate.try_clone().map_err(|error| Error::io("wait for", "init", &error))?);
@@ -132,10 +134,12 @@ fn tell(gate: impl AsFd, what: u8, terminal: Option<Terminal>) -> Result<()> {
     pass::send(gate, &[what], &fds).map(drop).map_err(|errno| Error::os("report to the parent", errno))
 }
 
-/// Child: says that its namespaces and mounts are there, and waits for its parent's hooks. False where
-/// nobody is left who could run them.
-pub(super) fn isolated(gate: &OwnedFd) -> Result<bool> {
-    rustix::io::write(gate, &[ISOLATED]).map_err(|errno| Error::os("report to the parent", errno))?;
+/// Child: says that its namespaces and mounts are there, and waits for what its parent does then, for which it has
+/// its `netlink` socket. False where nobody is left who could.
+pub(super) fn isolated(gate: &OwnedFd, netlink: Option<OwnedFd>) -> Result<bool> {
+    let fds: Vec<_> = netlink.iter().map(AsFd::as_fd).collect();
+    pass::send(gate, &[ISOLATED], &fds).map_err(|errno| Error::os("report to the parent", errno))?;
+    drop(netlink);
     Ok(wait_for_go(gate.as_fd()))
 }
 

@@ -120,8 +120,8 @@ impl Hooks {
         })
     }
 
-    /// Whether the parent has something to do while init waits.
-    pub(super) fn wait_for_parent(&self) -> bool {
+    /// Whether the parent has some to run while init waits.
+    pub(super) fn are_for_parent(&self) -> bool {
         !self.prestart.is_empty() || !self.create_runtime.is_empty()
     }
 

@@ -30,6 +30,8 @@ mod masks;
 mod means;
 mod mount_options;
 mod mounts;
+mod net_devices;
+mod netlink;
 mod network;
 mod plan;
 pub mod probe;

@@ -16,6 +16,7 @@ use super::userns::Maps;
 use crate::error::{Error, Result};
 use crate::paths::ContainerPaths;
 use crate::spec::limits;
+use crate::spec::net_device::NetDevice;
 use crate::spec::settings::Settings;
 
 /// Everything that a container's init will do. Made by [`plan`](plan()).
@@ -35,6 +36,8 @@ pub struct Plan {
     pub(super) namespaces: Namespaces,
     pub(super) mounts: Vec<Mount>,
     pub(super) devices: Vec<LinuxDevice>,
+    /// What moves into its network namespace.
+    pub(super) net_devices: Vec<NetDevice>,
     /// What says which devices may be used.
     pub(super) resources: Option<LinuxResources>,
     pub(super) hostname: Option<String>,
@@ -67,6 +70,11 @@ impl Plan {
     /// Leaves the container in the session keyring of this process, rather than give it one.
     pub fn share_keyring(&mut self, share: bool) {
         self.no_new_keyring = share;
+    }
+
+    /// Whether the parent has something to do while init waits.
+    pub(super) fn waits_for_parent(&self) -> bool {
+        self.hooks.are_for_parent() || !self.net_devices.is_empty()
     }
 
     /// Moves the root to its place, where `pivot_root` cannot work: on a host whose root is an initramfs.
@@ -242,6 +250,7 @@ pub fn plan(spec: &Spec, settings: &Settings, paths: &ContainerPaths, bundle: &P
             .map(|mount| Ok(mount?.labelled(label, &namespaces)))
             .collect::<Result<_>>()?,
         devices: linux.and_then(|linux| linux.devices().clone()).unwrap_or_default(),
+        net_devices: linux.map(NetDevice::all).unwrap_or_default(),
         resources: limits::resources(spec).cloned(),
         hostname: spec.hostname().clone().filter(|name| !name.is_empty()),
         domainname: spec.domainname().clone().filter(|name| !name.is_empty()),

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 /// The oldest configuration that is accepted.
 const OLDEST: &str = "1.0.0";
 /// The newest specification whose fields are known.
-const NEWEST: &str = "1.2.1";
+const NEWEST: &str = "1.3.0";
 
 /// Hooks, in the order in which they run.
 const HOOKS: [&str; 6] =
@@ -30,7 +30,7 @@ pub fn features() -> Value {
             "selinux": {"enabled": true},
             "intelRdt": {"enabled": false},
             "mountExtensions": {"idmap": {"enabled": true}},
-            "netDevices": {"enabled": false},
+            "netDevices": {"enabled": true},
         },
         "annotations": {"dev.podrun.version": env!("CARGO_PKG_VERSION")},
     })

@@ -20,6 +20,7 @@ pub mod limits;
 pub mod logging;
 pub mod manager;
 pub mod mount_flag;
+pub mod net_device;
 pub mod options;
 mod ordered;
 mod profile;

@@ -13,11 +13,10 @@ pub(super) fn refuse(spec: &Spec) -> Result<()> {
     }
 }
 
-fn linux(linux: &Linux) -> [(&'static str, bool); 3] {
+fn linux(linux: &Linux) -> [(&'static str, bool); 2] {
     [
         ("linux.intelRdt", linux.intel_rdt().is_some()),
         ("linux.resources.network", linux.resources().as_ref().is_some_and(|own| own.network().is_some())),
-        ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty())),
     ]
 }
 

@@ -130,6 +130,7 @@ fn linux(spec: &Spec, linux: &Linux) -> Result<()> {
             });
         }
     }
+    super::net_device::check(linux, kinds.contains(&(LinuxNamespaceType::Network as u32)))?;
     let offsets = linux.time_offsets().as_ref().is_some_and(|offsets| !offsets.is_empty());
     if offsets && !kinds.contains(&(LinuxNamespaceType::Time as u32)) {
         return Err(wrong("linux.timeOffsets", "needs a time namespace of its own"));

@@ -31,6 +31,7 @@ mod log_exact;
 mod log_rotation;
 mod logs;
 mod mounts;
+mod net_devices;
 mod oci;
 mod oci_bad;
 mod oci_conventions;

@@ -16,6 +16,7 @@ fn features_are_told_as_json() {
     assert!(has(&features["linux"]["capabilities"], "CAP_SYS_ADMIN"));
     assert!(has(&features["linux"]["namespaces"], "time"));
     assert_eq!(features["linux"]["cgroup"]["systemd"], true);
+    assert_eq!(features["linux"]["netDevices"]["enabled"], true);
 }
 
 #[test]
