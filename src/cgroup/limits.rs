@@ -126,8 +126,8 @@ pub fn plan(resources: &LinuxResources, bound: &Bound) -> Result<Vec<Setting>> {
 fn plan_memory(memory: &LinuxMemory) -> Result<Vec<Setting>> {
     let some = |limit: Option<i64>| limit.filter(|limit| *limit != 0);
     for (field, asked) in [
-        ("memory.kernel", some(memory.kernel()).is_some()),
-        ("memory.kernelTCP", some(memory.kernel_tcp()).is_some()),
+        ("memory.kernel", memory.kernel() > Some(0)),
+        ("memory.kernelTCP", memory.kernel_tcp() > Some(0)),
         ("memory.swappiness", memory.swappiness().is_some()),
         ("memory.disableOOMKiller", memory.disable_oom_killer() == Some(true)),
     ] {

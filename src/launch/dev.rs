@@ -55,7 +55,9 @@ pub(super) fn fill(root: &OwnedFd, plan: &Plan) -> Result<()> {
 
 /// Whether `/dev` is a file system of the container's own.
 fn is_own(plan: &Plan) -> bool {
-    let own = |mount: &super::plan::Mount| mount.destination == Path::new("/dev") && !mount.options.bind;
+    let own = |mount: &super::plan::Mount| {
+        mount.destination == Path::new("/dev") && !mount.options.bind && !mount.options.remount
+    };
     plan.mounts.iter().any(own)
 }
 

@@ -22,6 +22,8 @@ pub(super) struct Options {
     pub(super) idmap: Option<Idmap>,
     /// `tmpcopyup`: a new tmpfs begins with what the root filesystem has there.
     pub(super) copy_up: bool,
+    /// `remount`: what is mounted there already is changed.
+    pub(super) remount: bool,
     /// What the file system understands: `key`, or `key=value`.
     pub(super) data: Vec<(String, Option<String>)>,
 }
@@ -50,6 +52,7 @@ pub const KNOWN: &[&str] = &[
     "dirsync",
     "exec",
     "idmap",
+    "iversion",
     "lazytime",
     "loud",
     "mand",
@@ -57,8 +60,11 @@ pub const KNOWN: &[&str] = &[
     "nodev",
     "nodiratime",
     "noexec",
+    "noiversion",
     "nolazytime",
     "nomand",
+    "norelatime",
+    "nostrictatime",
     "nosuid",
     "nosymfollow",
     "private",
@@ -67,12 +73,15 @@ pub const KNOWN: &[&str] = &[
     "rdev",
     "rdiratime",
     "relatime",
+    "remount",
     "rexec",
     "ridmap",
     "rnoatime",
     "rnodev",
     "rnodiratime",
     "rnoexec",
+    "rnorelatime",
+    "rnostrictatime",
     "rnosuid",
     "rnosymfollow",
     "ro",
@@ -104,6 +113,8 @@ pub(super) fn parse<'a>(options: impl IntoIterator<Item = &'a str>) -> Options {
     for option in options {
         parsed.take(option);
     }
+    // `remount,bind`: of the mount alone, and there is no source.
+    parsed.bind &= !parsed.remount;
     parsed
 }
 
@@ -120,8 +131,11 @@ impl Options {
             "ridmap" => self.idmap = Some(Idmap::Recursive),
             "tmpcopyup" => self.copy_up = true,
             "notmpcopyup" => self.copy_up = false,
+            "remount" => self.remount = true,
             // Words that say nothing, or only something to a tool.
             "" | "defaults" | "z" | "Z" | "U" | "copyup" | "nocopyup" | "silent" | "loud" => {}
+            // A file system either counts the versions of its files or does not: none can be told to any more.
+            "iversion" | "noiversion" => {}
             _ if self.attribute(option, false) => {}
             _ if option.strip_prefix('r').is_some_and(|option| self.attribute(option, true)) => {}
             _ => self.data.push(match option.split_once('=') {
@@ -149,6 +163,11 @@ impl Options {
             "noatime" => self.access_time(mount::NOATIME, recursive),
             "strictatime" => self.access_time(mount::STRICTATIME, recursive),
             "relatime" | "atime" => self.access_time(0, recursive),
+            // What they take back leaves the kernel's own way, which is `relatime`; `noatime` stays.
+            "nostrictatime" if self.attr.set & mount::ATIME != mount::NOATIME => {
+                self.access_time(0, recursive)
+            }
+            "nostrictatime" | "norelatime" => {}
             _ => return false,
         }
         true
@@ -216,6 +235,22 @@ mod tests {
         assert_eq!(parse(["rw", "ro"]).attr, MountAttr { set: mount::RDONLY, ..MountAttr::default() });
         let atime = parse(["noatime", "strictatime"]).attr;
         assert_eq!((atime.set, atime.clear), (mount::STRICTATIME, mount::ATIME));
+    }
+
+    #[test]
+    fn what_is_taken_back_leaves_the_kernels_own_way() {
+        let of = |options: &[&'static str]| parse(options.iter().copied()).attr.set & mount::ATIME;
+        assert_eq!(of(&["strictatime", "nostrictatime"]), 0);
+        assert_eq!(of(&["noatime", "nostrictatime"]), mount::NOATIME);
+        assert_eq!(of(&["noatime", "norelatime"]), mount::NOATIME);
+        let below = parse(["rbind", "rnostrictatime"]).below;
+        assert_eq!((below.set, below.clear), (0, mount::ATIME));
+    }
+
+    #[test]
+    fn a_remount_has_no_source() {
+        let parsed = parse(["remount", "bind", "ro"]);
+        assert!(parsed.remount && !parsed.bind && parsed.attr.set == mount::RDONLY);
     }
 
     #[test]

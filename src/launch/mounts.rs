@@ -7,8 +7,9 @@ use std::path::{Component, Path};
 use rustix::fs::{CWD, FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_reconfigure, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, fspick, move_mount,
+    open_tree,
 };
 
 use super::copy_up;
@@ -25,6 +26,9 @@ pub(super) type Source = (OwnedFd, Target);
 
 /// Performs `mount` inside `root`, from the `source` that was opened for it.
 pub(super) fn perform(root: impl AsFd, mount: &Mount, source: Option<Source>) -> Result<()> {
+    if mount.options.remount {
+        return change(root.as_fd(), mount);
+    }
     let (tree, kind) = match source {
         Some(source) => source,
         None => (file_system(mount)?, Target::Directory),
@@ -59,6 +63,44 @@ pub(super) fn perform(root: impl AsFd, mount: &Mount, source: Option<Source>) ->
         return Err(Error::failed(what("mount on"), format!("a {source} cannot be mounted on a {place}")));
     }
     attach(&tree, &target).map_err(failed)
+}
+
+/// Changes what is mounted at the destination of `mount`: what its options name, and nothing else.
+fn change(root: BorrowedFd<'_>, mount: &Mount) -> Result<()> {
+    let failed = |errno| {
+        let error = Error::os(format!("remount {}", mount.destination.display()), errno);
+        if errno == Errno::INVAL { error.hint("nothing is mounted there") } else { error }
+    };
+    let open = if is_kernels(&mount.destination) { root::open_no_links } else { root::open };
+    let place = open(root, &mount.destination, OFlags::PATH).map_err(failed)?;
+    let attr = MountAttr { propagation: mount.options.attr.propagation, ..mount.options.attr };
+    mount_setattr(&place, false, &attr)
+        .map_err(|error| failed(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
+    if mount.options.data.is_empty() {
+        return Ok(());
+    }
+    let context = fspick(&place, c"", FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH);
+    let context = context.map_err(failed)?;
+    let settings: Vec<_> =
+        mount.options.data.iter().map(|(key, value)| (key.as_str(), value.as_deref())).collect();
+    configure(&context, &settings, failed)?;
+    fsconfig_reconfigure(&context).map_err(|errno| explain(&context, failed(errno)))
+}
+
+/// Gives a file system that is about to be made or changed its options.
+fn configure(
+    context: &OwnedFd,
+    settings: &[(&str, Option<&str>)],
+    failed: impl Fn(Errno) -> Error,
+) -> Result<()> {
+    for (key, value) in settings {
+        let set = match value {
+            Some(value) => fsconfig_set_string(context, *key, *value),
+            None => fsconfig_set_flag(context, *key),
+        };
+        set.map_err(|errno| explain(context, failed(errno)).hint(format!("its option {key} was refused")))?;
+    }
+    Ok(())
 }
 
 pub(super) fn kind_of(file: impl AsFd) -> Result<Target, Errno> {
@@ -167,13 +209,7 @@ pub(super) fn new_file_system(
 ) -> Result<OwnedFd> {
     let failed = |errno| Error::os(format!("mount {kind}"), errno);
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed)?;
-    for (key, value) in settings {
-        let set = match value {
-            Some(value) => fsconfig_set_string(&context, *key, *value),
-            None => fsconfig_set_flag(&context, *key),
-        };
-        set.map_err(|errno| explain(&context, failed(errno)).hint(format!("its option {key} was refused")))?;
-    }
+    configure(&context, settings, failed)?;
     fsconfig_create(&context).map_err(|errno| explain(&context, failed(errno)))?;
     // The numbers of MOUNT_ATTR_* fit.
     let attributes = u32::try_from(attributes).unwrap_or(0);

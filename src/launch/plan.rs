@@ -302,7 +302,7 @@ impl Mount {
         }
         let mut options = mount_options::parse(mount.options().iter().flatten().map(String::as_str));
         let kind = mount.typ().clone().unwrap_or_default();
-        options.bind |= kind == "bind";
+        options.bind |= kind == "bind" && !options.remount;
         let source = if options.bind {
             let source = mount.source().as_ref().ok_or_else(|| Error::usage(what(), "has no source"))?;
             Some(bundle.join(source))
@@ -325,7 +325,7 @@ impl Mount {
         if idmap.is_some() && !options.bind {
             return Err(Error::usage(what(), "only a bind mount can be idmapped"));
         }
-        if kind.is_empty() && !options.bind {
+        if kind.is_empty() && !options.bind && !options.remount {
             return Err(Error::usage(what(), "has no type"));
         }
         Ok(Self { destination: destination.clone(), kind, source, options, idmap, label: None })

@@ -62,6 +62,7 @@ pub(super) fn open(
 fn shows_the_hosts(plan: &Plan, mount: &Mount) -> bool {
     use oci_spec::runtime::LinuxNamespaceType::{Ipc, Network, Pid};
     match mount.kind.as_str() {
+        _ if mount.options.remount => false,
         "sysfs" => !plan.namespaces.is_new(Network),
         "mqueue" => !plan.namespaces.is_new(Ipc),
         "proc" => !plan.namespaces.is_new(Pid),

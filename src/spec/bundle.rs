@@ -15,6 +15,15 @@ pub fn parse(text: &[u8]) -> Result<Spec> {
     if let Some(process) = value.get_mut("process") {
         complete(process);
     }
+    // Old engines write places inside without the root that they begin at.
+    for mount in value.get_mut("mounts").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(Value::String(place)) = mount.get_mut("destination")
+            && !place.is_empty()
+            && !place.starts_with('/')
+        {
+            place.insert(0, '/');
+        }
+    }
     typed(value, "config")
 }
 
@@ -56,6 +65,14 @@ fn complete(process: &mut Value) {
     if let Some(process) = process.as_object_mut() {
         process.entry("user").or_insert_with(|| json!({}));
     }
+    // Nor does it know these two by their names.
+    for flag in process.pointer_mut("/scheduler/flags").and_then(Value::as_array_mut).into_iter().flatten() {
+        match flag.as_str() {
+            Some("SCHED_FLAG_RESET_ON_FORK") => *flag = json!("SCHED_RESET_ON_FORK"),
+            Some("SCHED_FLAG_DL_OVERRUN") => *flag = json!("SCHED_FLAG_D_L_OVERRUN"),
+            _ => {}
+        }
+    }
 }
 
 fn typed<T: DeserializeOwned>(value: Value, what: &str) -> Result<T> {
@@ -71,6 +88,16 @@ fn typed<T: DeserializeOwned>(value: Value, what: &str) -> Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_flag_of_the_scheduler_has_the_specifications_name() {
+        for flag in ["RESET_ON_FORK", "RECLAIM", "DL_OVERRUN", "KEEP_POLICY", "KEEP_PARAMS", "UTIL_CLAMP_MIN"]
+        {
+            let process = json!({"cwd": "/", "args": ["true"],
+                "scheduler": {"policy": "SCHED_OTHER", "flags": [format!("SCHED_FLAG_{flag}")]}});
+            assert!(parse_process(process.to_string().as_bytes()).is_ok(), "{flag}");
+        }
+    }
 
     #[test]
     fn what_is_wrong_is_named() {

@@ -2,14 +2,14 @@
 //!
 //! Each scenario runs in both modes from one table entry: *supervised*, from the options of
 //! `podrun run`, and *OCI*, from a bundle with the same content under an engine. The two must not
-//! drift apart. `PODRUN_TEST_PEER=crun` asks another OCI runtime instead: the answers are then known to
-//! be the field's and not only ours.
+//! drift apart.
 
 use std::os::unix::fs::MetadataExt;
 
 use serde_json::json;
 
-use crate::harness::bundle::{Engine, bundle, config};
+use crate::harness::bundle::{Engine, config};
+use crate::harness::peer::peer;
 use crate::harness::{Output, Podrun, busybox, debian, overlay};
 
 /// One scenario: what is asked for, however it is asked for.
@@ -105,38 +105,25 @@ impl Inside {
     #[track_caller]
     fn check(&self, check: impl Fn(&Output)) {
         let podrun = Podrun::new();
-        if let Ok(peer) = std::env::var("PODRUN_TEST_PEER") {
-            // An overlay is podrun's own.
-            if !self.rootfs.ends_with(":O") {
-                check(&self.under_peer(&podrun, &peer));
-            }
-            return;
+        if peer().is_none() {
+            let args = ["run", "c"].map(str::to_owned).into_iter().chain(self.flags());
+            let args = args.chain(["--".to_owned()]).chain(self.argv.iter().cloned());
+            let mut output = podrun.cmd(args).run();
+            output.what.insert_str(0, "supervised: ");
+            check(&output);
+            podrun.cmd(["delete", "c"]).prints("c\n");
         }
-        let args = ["run", "c"].map(str::to_owned).into_iter().chain(self.flags());
-        let args = args.chain(["--".to_owned()]).chain(self.argv.iter().cloned());
-        let mut output = podrun.cmd(args).run();
-        output.what.insert_str(0, "supervised: ");
-        check(&output);
-        podrun.cmd(["delete", "c"]).prints("c\n");
         // A bundle's root is a directory.
         if !self.rootfs.ends_with(":O") {
-            let engine = Engine::create(&podrun, "o", &self.config());
+            // What an engine ignores is its own affair.
+            let creator = r#"trap '' USR2; exec podrun "$@""#;
+            let engine = Engine::create_by(&podrun, "o", &self.config(), creator);
             podrun.cmd(["start", "o"]).run().expect(0);
             let mut output = engine.wait();
             output.what.insert_str(0, "OCI: ");
             check(&output);
             podrun.cmd(["delete", "o"]).run().expect(0);
         }
-    }
-
-    /// The same bundle under another runtime.
-    fn under_peer(&self, podrun: &Podrun, peer: &str) -> Output {
-        let dir = bundle(podrun.dir(), &self.config());
-        // On a hybrid host a peer finds cgroup v2 only in a mount namespace of its own.
-        let script = r#"[ -e /sys/fs/cgroup/cgroup.procs ] || mount -t cgroup2 none /sys/fs/cgroup
-                        exec "$0" --root "$1/state" run -b "$1" "${1##*/podrun-test-}""#;
-        let dir = dir.to_str().expect("UTF-8");
-        podrun.program("unshare", ["-m", "sh", "-euc", script, peer, dir]).run()
     }
 
     /// Runs it in each mode; it succeeds, writes exactly `expected`, and nothing on stderr.
@@ -267,6 +254,14 @@ fn no_signal_is_ignored_or_blocked_and_no_capability_is_inheritable() {
             let values: Vec<_> = out.lines().filter_map(|line| line.split_once('\t')).collect();
             assert_eq!(values.len(), 5, "{output}");
             for (key, value) in values {
+                // Two that the C library keeps to itself: who uses it cannot take them back from its caller.
+                let value = match (peer(), key) {
+                    (Some(_), "SigIgn:") => {
+                        let ignored = u64::from_str_radix(value, 16).expect("a number") & !0x1_8000_0000;
+                        format!("{ignored:016x}")
+                    }
+                    _ => value.to_owned(),
+                };
                 let expected = if key == "Threads:" { "1" } else { "0000000000000000" };
                 assert_eq!(value, expected, "{key} {output}");
             }

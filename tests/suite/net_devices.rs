@@ -4,9 +4,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::harness::bundle::{Engine, bundle, config};
+use crate::harness::bundle::{Engine, bundle, config, inside, push_namespace, refused};
 use crate::harness::{Podrun, busybox};
-use crate::oci_fields::{inside, namespace, refused};
 
 /// What is looked at: one device's own line, its addresses, and the names of all.
 const LOOK: &str = "ip addr show dev eth7; echo /sys/class/net/*";
@@ -76,7 +75,7 @@ fn ip(args: &[&str]) {
 
 /// Asks for `devices`, and for a network namespace where they can go.
 fn ask(config: &mut Value, devices: Value) {
-    namespace(config, json!({"type": "network"}));
+    push_namespace(config, json!({"type": "network"}));
     config["linux"]["netDevices"] = devices;
 }
 
@@ -289,7 +288,7 @@ fn without_a_network_of_its_own_a_container_gets_no_device() {
     );
     refused(&podrun, "is the one that the devices are in", |config| {
         config["linux"]["netDevices"] = device.clone();
-        namespace(config, json!({"type": "network", "path": "/proc/self/ns/net"}));
+        push_namespace(config, json!({"type": "network", "path": "/proc/self/ns/net"}));
     });
     assert!(veth.here().is_some());
 }

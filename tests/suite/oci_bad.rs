@@ -86,7 +86,7 @@ fn a_field_that_is_wrong_or_missing_is_named() {
         ("/linux/maskedPaths", json!(["relative"]), "config linux.maskedPaths"),
         ("/linux/cgroupsPath", json!("/../x"), "linux.cgroupsPath"),
         ("/linux/cgroupsPath", json!("/"), "linux.cgroupsPath"),
-        ("/mounts/0/destination", json!("relative"), "config mounts[0].destination"),
+        ("/mounts/0/destination", json!(""), "config mounts[0].destination"),
         ("/mounts/0/destination", removed.clone(), "config mounts[0]"),
         ("/mounts/0/type", json!("no-such-fs"), "no-such-fs"),
         ("/hostname", json!("x\u{0}"), "config hostname"),

@@ -125,7 +125,7 @@ fn one_more_capability_may_be_given() {
     let podrun = Podrun::new();
     let engine = sleeper(&podrun, "o");
     let script = "grep -E '^Cap(Eff|Bnd|Inh|Amb)' /proc/self/status";
-    let flags = ["exec", "--cap", "CAP_NET_RAW", "--cap", "mknod", "o", "--", "sh", "-c", script];
+    let flags = ["exec", "--cap", "CAP_NET_RAW", "--cap", "CAP_MKNOD", "o", "--", "sh", "-c", script];
     podrun.cmd(flags).prints(
         "CapInh:\t0000000000000000\nCapEff:\t00000000080020eb\n\
          CapBnd:\t00000000080020eb\nCapAmb:\t0000000000000000\n",
@@ -164,7 +164,8 @@ fn descriptors_of_the_caller_are_passed_on_as_asked() {
     std::fs::write(podrun.dir().join("three"), "three").unwrap();
     let config = config(&busybox(), &["sleep", "1000"]);
     let three = podrun.dir().join("three");
-    let script = format!(r#"exec podrun "$@" --preserve-fds 2 3<{0} 4<{0} 5<{0}"#, three.display());
+    let script =
+        format!(r#"shift; exec podrun create --preserve-fds 2 "$@" 3<{0} 4<{0} 5<{0}"#, three.display());
     let engine = Engine::create_by(&podrun, "o", &config, &script);
     podrun.cmd(["start", "o"]).run().expect(0);
     let opened = descriptors(engine.pid).iter().filter(|path| **path == three).count();
@@ -195,6 +196,7 @@ fn a_service_manager_hears_the_container() {
     let podrun = Podrun::new();
     let path = podrun.dir().join("notify.sock");
     let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(crate::harness::hang_limit())).unwrap();
     let code = "import os, socket; s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); \
                 s.sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])";
     let mut config = config(&crate::harness::debian(), &["python3", "-c", code]);
@@ -228,12 +230,12 @@ fn the_session_keyring_is_the_containers_own_unless_told_otherwise() {
         podrun.cmd(["delete", "o"]).run().expect(0);
         output.out().trim().parse::<i64>().expect("a number")
     };
-    let ours = keyring(r#"exec podrun "$@" --no-new-keyring"#);
+    let ours = keyring(r#"shift; exec podrun create --no-new-keyring "$@""#);
     let own = keyring(r#"exec podrun "$@""#);
     if ours < 0 && own < 0 {
         return; // a kernel without keys
     }
-    assert_eq!(ours, keyring(r#"exec podrun "$@" --no-new-keyring"#));
+    assert_eq!(ours, keyring(r#"shift; exec podrun create --no-new-keyring "$@""#));
     assert_ne!(ours, own);
 }
 
@@ -253,7 +255,7 @@ fn without_pivot_root_the_host_is_as_far_away() {
         podrun.cmd(["delete", "o"]).run().expect(0);
         (output.code, output.out())
     };
-    let moved = run(r#"exec podrun "$@" --no-pivot"#);
+    let moved = run(r#"shift; exec podrun create --no-pivot "$@""#);
     assert_eq!(moved, run(r#"exec podrun "$@""#));
     assert!(moved.1.contains("\n/proc\n"), "{moved:?}");
 }

@@ -2,37 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::bundle::{Engine, bundle, config};
+use crate::harness::bundle::{Engine, config, inside, push_namespace, refused};
 use crate::harness::{Podrun, busybox, debian};
-
-/// What `script` prints in a container whose configuration `change` has changed.
-#[track_caller]
-pub(crate) fn inside(podrun: &Podrun, rootfs: &str, script: &str, change: impl FnOnce(&mut Value)) -> String {
-    let mut config = config(rootfs, &["sh", "-c", script]);
-    change(&mut config);
-    let engine = Engine::create(podrun, "o", &config);
-    podrun.cmd(["start", "o"]).run().expect(0);
-    let output = engine.wait();
-    podrun.cmd(["delete", "o"]).run().expect(0);
-    output.expect(0);
-    assert_eq!(output.err(), "", "{output}");
-    output.out()
-}
-
-/// The refusal of a configuration that `change` has changed.
-#[track_caller]
-pub(crate) fn refused(podrun: &Podrun, reason: &str, change: impl FnOnce(&mut Value)) {
-    let mut config = config(&busybox(), &["true"]);
-    change(&mut config);
-    let dir = bundle(&podrun.dir().join("bundle"), &config);
-    let output = podrun.cmd(["create", "--bundle", dir.to_str().expect("UTF-8"), "o"]).run();
-    output.is_a_failure(output.code.filter(|code| *code == 1 || *code == 2).expect("a failure"), reason);
-    podrun.cmd(["state", "o"]).fails(1, "does not exist");
-}
-
-pub(crate) fn namespace(config: &mut Value, namespace: Value) {
-    config["linux"]["namespaces"].as_array_mut().expect("namespaces").push(namespace);
-}
 
 #[test]
 fn a_time_namespace_has_clocks_of_its_own() {
@@ -43,7 +14,7 @@ fn a_time_namespace_has_clocks_of_its_own() {
     let up: f64 =
         std::fs::read_to_string("/proc/uptime").unwrap().split(' ').next().unwrap().parse().unwrap();
     let told = inside(&podrun, &busybox(), "cat /proc/uptime; cat /proc/self/timens_offsets", |config| {
-        namespace(config, json!({"type": "time"}));
+        push_namespace(config, json!({"type": "time"}));
         config["linux"]["timeOffsets"] =
             json!({"boottime": {"secs": 1_000_000}, "monotonic": {"secs": 5, "nanosecs": 6}});
     });
@@ -51,7 +22,7 @@ fn a_time_namespace_has_clocks_of_its_own() {
     assert!(inside_up > up + 999_000.0, "{told} {up}");
     assert!(told.contains("monotonic           5         6"), "{told}");
     refused(&podrun, "config linux.timeOffsets realtime", |config| {
-        namespace(config, json!({"type": "time"}));
+        push_namespace(config, json!({"type": "time"}));
         config["linux"]["timeOffsets"] = json!({"realtime": {"secs": 1}});
     });
     refused(&podrun, "config linux.timeOffsets", |config| {
@@ -66,7 +37,7 @@ fn an_exec_has_the_clocks_of_the_container() {
     }
     let podrun = Podrun::new();
     let mut config = config(&busybox(), &["sleep", "1000"]);
-    namespace(&mut config, json!({"type": "time"}));
+    push_namespace(&mut config, json!({"type": "time"}));
     let engine = Engine::create(&podrun, "o", &config);
     podrun.cmd(["start", "o"]).run().expect(0);
     let clock = |path: &str| std::fs::read_link(path).unwrap().display().to_string();
@@ -81,7 +52,7 @@ fn an_exec_has_the_clocks_of_the_container() {
 fn namespaces_of_others_are_joined_by_path() {
     let podrun = Podrun::new();
     let mut first = config(&busybox(), &["sleep", "1000"]);
-    namespace(&mut first, json!({"type": "network"}));
+    push_namespace(&mut first, json!({"type": "network"}));
     let engine = Engine::create(&podrun, "first", &first);
     podrun.cmd(["start", "first"]).run().expect(0);
     let pid = engine.pid;
@@ -98,7 +69,7 @@ fn namespaces_of_others_are_joined_by_path() {
     });
     assert_eq!(told, expected);
     refused(&podrun, "/no/such/namespace", |config| {
-        namespace(config, json!({"type": "network", "path": "/no/such/namespace"}));
+        push_namespace(config, json!({"type": "network", "path": "/no/such/namespace"}));
     });
     podrun.cmd(["delete", "--force", "first"]).run().expect(0);
     engine.wait();

@@ -10,7 +10,7 @@ use crate::harness::bundle::{CONSOLE, Engine, bundle, config};
 use crate::harness::{Podrun, busybox};
 
 /// What a terminal made of the lines `text`.
-fn printed(text: &str) -> String {
+pub(crate) fn printed(text: &str) -> String {
     text.replace('\n', "\r\n")
 }
 
@@ -74,7 +74,7 @@ fn what_stands_at_the_place_of_a_pty_is_not_taken_for_it() {
 }
 
 /// The master that arrives on `listener`.
-fn receive(listener: &UnixListener) -> OwnedFd {
+pub(crate) fn receive(listener: &UnixListener) -> OwnedFd {
     let (socket, _) = listener.accept().expect("podrun connects");
     let (mut bytes, mut fds) = ([0; 64], Vec::new());
     let length = podrun::sys::pass::receive(&socket, &mut bytes, &mut fds).expect("a message");

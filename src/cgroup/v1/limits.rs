@@ -14,7 +14,7 @@ fn setting(controller: &'static str, file: &str, value: impl ToString) -> Settin
 pub(in crate::cgroup) fn plan_memory(memory: &LinuxMemory) -> Result<Vec<Setting>> {
     let some = |limit: Option<i64>| limit.filter(|limit| *limit != 0);
     // Linux 6.1 counts it with the rest and has no limit for it.
-    if some(memory.kernel()).is_some() {
+    if memory.kernel() > Some(0) {
         return Err(wrong("memory.kernel", "is counted with all memory by this kernel"));
     }
     let mut settings = Vec::new();

@@ -19,7 +19,7 @@ use std::process::{Command, Stdio};
 use rustix::process::{Pid, WaitOptions};
 use serde_json::{Value, json};
 
-use super::{Cmd, Output, PODRUN, Podrun, Running};
+use super::{Cmd, Output, Podrun, Running, busybox};
 
 /// In a bundle's directory, the socket on which its scenario waits for the terminal.
 pub(crate) const CONSOLE: &str = "console.sock";
@@ -66,6 +66,59 @@ pub(crate) fn bundle(dir: &Path, config: &Value) -> PathBuf {
     dir.to_owned()
 }
 
+/// What `script` prints in a container whose configuration `change` has changed.
+#[track_caller]
+pub(crate) fn inside(podrun: &Podrun, rootfs: &str, script: &str, change: impl FnOnce(&mut Value)) -> String {
+    inside_by(podrun, rootfs, script, r#"exec podrun "$@""#, change)
+}
+
+/// The same, created by a shell script, which has podrun's arguments as its own.
+#[track_caller]
+pub(crate) fn inside_by(
+    podrun: &Podrun,
+    rootfs: &str,
+    script: &str,
+    creator: &str,
+    change: impl FnOnce(&mut Value),
+) -> String {
+    let mut config = config(rootfs, &["sh", "-c", script]);
+    change(&mut config);
+    let engine = Engine::create_by(podrun, "o", &config, creator);
+    podrun.cmd(["start", "o"]).run().expect(0);
+    let output = engine.wait();
+    podrun.cmd(["delete", "o"]).run().expect(0);
+    output.expect(0);
+    assert_eq!(output.err(), "", "{output}");
+    output.out()
+}
+
+/// `podrun create` of the bundle at `dir`. What is created after all would hold our descriptors open.
+#[track_caller]
+pub(crate) fn create(podrun: &Podrun, dir: &Path) -> Output {
+    let redirected = "</dev/null >/dev/null 2>said || { code=$?; cat said >&2; exit $code; }";
+    podrun.sh(&format!("podrun create --bundle {} o {redirected}", dir.display())).run()
+}
+
+/// The refusal of a configuration that `change` has changed.
+#[track_caller]
+pub(crate) fn refused(podrun: &Podrun, reason: &str, change: impl FnOnce(&mut Value)) {
+    let mut config = config(&busybox(), &["true"]);
+    change(&mut config);
+    let output = create(podrun, &bundle(&podrun.dir().join("bundle"), &config));
+    output.is_a_failure(output.code.filter(|code| *code == 1 || *code == 2).expect("a failure"), reason);
+    podrun.cmd(["state", "o"]).fails(1, "does not exist");
+}
+
+/// Puts one more mount into a configuration.
+pub(crate) fn push_mount(config: &mut Value, mount: Value) {
+    config["mounts"].as_array_mut().expect("mounts").push(mount);
+}
+
+/// Puts one more namespace into a configuration.
+pub(crate) fn push_namespace(config: &mut Value, namespace: Value) {
+    config["linux"]["namespaces"].as_array_mut().expect("namespaces").push(namespace);
+}
+
 /// A caller of OCI commands, with one container of its own.
 pub(crate) struct Engine {
     process: Running,
@@ -98,6 +151,7 @@ impl Engine {
         let mut process = Cmd::new(own, args)
             .env("PODRUN_TEST_ENGINE_ID", id)
             .env("PODRUN_TEST_ENGINE_SCRIPT", script)
+            .env("PODRUN_TEST_ENGINE_PATH", podrun.program_dir())
             .env("PODRUN_ROOT", podrun.root())
             .env("PODRUN_RUN_ROOT", podrun.run_root())
             .cwd(&dir)
@@ -148,12 +202,13 @@ fn engine() {
     };
     rustix::process::set_child_subreaper(Pid::from_raw(1)).expect("become a subreaper");
     let script = std::env::var("PODRUN_TEST_ENGINE_SCRIPT").expect("a script");
-    let own = Path::new(PODRUN).parent().expect("a program is in a directory");
+    let own = std::env::var("PODRUN_TEST_ENGINE_PATH").expect("a directory");
     let created = Command::new("/bin/sh")
-        .env("PATH", format!("{}:/usr/bin:/bin", own.display()))
+        .env("PATH", format!("{own}:/usr/sbin:/usr/bin:/sbin:/bin"))
         .args(["-euc", &script, "sh"])
-        .args(["create", "--bundle", ".", "--pid-file", "pid", &id])
+        .args(["create", "--bundle", ".", "--pid-file", "pid"])
         .args(Path::new(CONSOLE).exists().then_some(["--console-socket", CONSOLE]).into_iter().flatten())
+        .arg(&id)
         .stdin(Stdio::null())
         .stdout(fs::File::create("stdout").expect("create a file"))
         .stderr(fs::File::create("stderr").expect("create a file"))

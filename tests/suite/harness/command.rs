@@ -21,7 +21,11 @@ use super::process::Pidfd;
 
 /// How long an event may take before the test calls it a hang.
 pub(crate) fn hang_limit() -> Duration {
-    Duration::from_secs(if super::in_guest() { 240 } else { 90 })
+    match super::peer::peer() {
+        // It may be known to hang.
+        Some(_) => Duration::from_secs(20),
+        None => Duration::from_secs(if super::in_guest() { 240 } else { 90 }),
+    }
 }
 
 /// A command about to run.
@@ -313,6 +317,9 @@ impl Output {
     /// Asserts what [`Cmd::fails`] asserts.
     #[track_caller]
     pub(crate) fn is_a_failure(&self, code: i32, reason: &str) {
+        if super::peer::peer().is_some() {
+            return assert!(self.code.is_some_and(|code| code != 0), "no failure: {self}");
+        }
         self.expect(code);
         assert_eq!(self.out(), "", "stdout of: {self}");
         let err = self.err();

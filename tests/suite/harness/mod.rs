@@ -18,6 +18,7 @@ use tempfile::TempDir;
 pub(crate) mod bundle;
 pub(crate) mod command;
 pub(crate) mod leaks;
+pub(crate) mod peer;
 pub(crate) mod process;
 pub(crate) mod screen;
 pub(crate) mod tracer;
@@ -127,6 +128,7 @@ pub(crate) struct Podrun {
     dir: TempDir,
     root: PathBuf,
     run_root: PathBuf,
+    program: PathBuf,
 }
 
 impl Podrun {
@@ -135,7 +137,8 @@ impl Podrun {
         let dir = tempfile::Builder::new().prefix("podrun-test-").tempdir().expect("a temporary directory");
         let (root, run_root) = (dir.path().join("root"), dir.path().join("run"));
         shim_is_current();
-        Self { dir, root, run_root }
+        let program = peer::peer().map_or_else(|| PODRUN.into(), |peer| peer::program(dir.path(), &peer));
+        Self { dir, root, run_root, program }
     }
 
     /// With a volatile root whose path is longer than a unix socket's may be.
@@ -148,6 +151,11 @@ impl Podrun {
     /// A directory that lives as long as this, for whatever the scenario needs.
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// The directory of the program under test.
+    pub(crate) fn program_dir(&self) -> &Path {
+        self.program.parent().expect("a program is in a directory")
     }
 
     /// The durable root.
@@ -177,7 +185,7 @@ impl Podrun {
         I: IntoIterator<Item = S>,
         S: AsRef<OsStr>,
     {
-        self.around(Cmd::new(PODRUN, args))
+        self.around(Cmd::new(&self.program, args))
     }
 
     /// A shell script that calls `podrun` as its user types it.
@@ -195,9 +203,8 @@ impl Podrun {
     }
 
     fn around(&self, cmd: Cmd) -> Cmd {
-        let own = Path::new(PODRUN).parent().expect("a program is in a directory");
         let path = std::env::var("PATH").unwrap_or_default();
-        cmd.env("PATH", format!("{}:{path}", own.display()))
+        cmd.env("PATH", format!("{}:{path}", self.program_dir().display()))
             .env("PODRUN_ROOT", &self.root)
             .env("PODRUN_RUN_ROOT", &self.run_root)
             .env("BUSYBOX", busybox())
