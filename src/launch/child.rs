@@ -15,7 +15,7 @@ use super::gate::{self, Gate};
 use super::hooks::Hooks;
 use super::net_devices::Waiting;
 use super::plan::Plan;
-use super::seccomp::Wanted;
+use super::seccomp::{Notify, Wanted};
 use super::{
     Init, Stdio, Terminal, command, dev, identity, init, join, masks, mounts, net_devices, network, rootfs,
     sources, terminal, time, userns,
@@ -43,8 +43,9 @@ struct Child {
 
 /// Makes the container of `plan` in `cgroup`, or in this process's own, and returns once its init waits to be
 /// released. On failure nothing is left of it.
-pub fn create(plan: Plan, cgroup: Option<&Cgroup>, stdio: Stdio, gate: Gate) -> Result<Init> {
+pub fn create(mut plan: Plan, cgroup: Option<&Cgroup>, stdio: Stdio, gate: Gate) -> Result<Init> {
     assert_single_threaded()?;
+    plan.process.connect_listener()?;
     let devices = Waiting::find(&plan)?;
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
         .map_err(|errno| Error::os("make the launch gate", errno))?;
@@ -84,6 +85,7 @@ pub fn create(plan: Plan, cgroup: Option<&Cgroup>, stdio: Stdio, gate: Gate) -> 
             .chain(&child.plan.preserved)
             .map(AsFd::as_fd),
     );
+    keep.extend(child.plan.process.notify.as_ref().and_then(Notify::fd));
     keep.extend(child.maps.iter().flatten().map(AsFd::as_fd));
     keep.extend(child.entrances.iter().map(AsFd::as_fd));
     let clone =
@@ -218,12 +220,23 @@ fn wait(child: &Child, terminal: Option<Terminal>) -> Result<Option<OwnedFd>> {
 /// labels, and the terminal whose master is to be handed on.
 type Ready = (CString, Option<OwnedFd>, Option<Terminal>);
 
+/// This process's pid, as the procfs at `/proc` has it.
+fn number_on_the_host() -> Result<i32> {
+    let failed = |errno| Error::at("read", "/proc/self", errno);
+    let link = rustix::fs::readlink(c"/proc/self", Vec::new()).map_err(failed)?;
+    link.to_str().ok().and_then(|number| number.parse().ok()).ok_or_else(|| failed(rustix::io::Errno::INVAL))
+}
+
 /// Builds everything up to the command.
 fn build(child: &Child, process: &mut ProcessPlan) -> Result<Ready> {
     let plan = &child.plan;
     // Before all else: what it uses is counted, and a cgroup namespace begins here.
     child.entrances.iter().try_for_each(Entrance::enter)?;
     take_stdio(&child.stdio, &child.gate)?;
+    if let Some(notify) = &mut process.notify {
+        // The host's procfs is still here: to it this process has the host's number.
+        notify.prepare(number_on_the_host()?)?;
+    }
     credentials::new_session()?;
     credentials::hide_from_tracers()?;
     if !plan.no_new_keyring {
@@ -359,7 +372,7 @@ pub(super) fn execute(process: &ProcessPlan, file: &CString, proc: Option<&Owned
         return error;
     }
     if let Some(filter) = &process.filter
-        && let Err(error) = filter.load()
+        && let Err(error) = filter.load(process.notify.as_ref())
     {
         return error;
     }

@@ -18,7 +18,7 @@ use super::labels::Labels;
 use super::plan::c_string;
 use super::root;
 use super::scheduling::Scheduling;
-use super::seccomp::{Filter, Wanted};
+use super::seccomp::{Filter, Notify, Wanted};
 use crate::error::{Error, Result};
 use crate::spec::settings::Settings;
 use crate::sys::keyring;
@@ -44,6 +44,8 @@ pub(super) struct ProcessPlan {
     pub(super) wanted_filter: Option<Wanted>,
     /// Made by [`assume`].
     pub(super) filter: Option<Filter>,
+    /// Whom the filter asks.
+    pub(super) notify: Option<Notify>,
     pub(super) labels: Labels,
     /// How many descriptors from 3 on it has beyond 0, 1 and 2.
     pub(super) preserved: usize,
@@ -61,6 +63,11 @@ pub(super) struct CapabilityPlan {
 }
 
 impl ProcessPlan {
+    /// Connects to whom the filter asks, before the child is made that will tell it.
+    pub(super) fn connect_listener(&mut self) -> Result<()> {
+        self.notify.as_mut().map_or(Ok(()), Notify::connect)
+    }
+
     /// Limits the stack, unless there is a limit already.
     pub(super) fn limit_stack(&mut self, limit: Option<Rlimit>) {
         let named = self.rlimits.iter().any(|(resource, _)| *resource == Resource::Stack);
@@ -113,6 +120,7 @@ impl ProcessPlan {
             oom_score_adj: process.oom_score_adj(),
             wanted_filter: Wanted::of(spec, settings, capabilities),
             filter: None,
+            notify: Notify::of(spec)?,
             labels: Labels::of(process)?,
             preserved: 0,
             scheduling: Scheduling::of(process, spec)?,
@@ -375,13 +383,13 @@ pub(super) fn settle(plan: &ProcessPlan) -> Result<()> {
     if let Some(left) = left {
         set_capabilities(left, CapabilitySet::empty())?;
     }
-    filter.load()
+    filter.load(plan.notify.as_ref())
 }
 
 /// For a process that will fork once more: is filtered, and puts down what [`assume`] kept for that.
 pub(super) fn filter_and_put_down(plan: &ProcessPlan) -> Result<()> {
     let Some(filter) = &plan.filter else { return Ok(()) };
-    filter.load()?;
+    filter.load(plan.notify.as_ref())?;
     match plan.capabilities {
         Some(left) => set_capabilities(left, CapabilitySet::empty()),
         None => Ok(()),

@@ -28,6 +28,7 @@ use super::child::{assert_single_threaded, execute, take_stdio, take_terminal};
 use super::credentials::{self, CapabilityPlan, ProcessPlan};
 use super::plan::Namespaces;
 use super::scheduling::Cpus;
+use super::seccomp::Notify;
 use super::userns::{self, Maps};
 use super::{Stdio, command, gate, usher};
 use crate::cgroup::Cgroup;
@@ -35,6 +36,7 @@ use crate::cgroup::v1::Entrance;
 use crate::error::{Error, Kind, Result};
 use crate::spec::settings::Settings;
 use crate::spec::walls;
+use crate::state::State;
 use crate::sys::spawn::aside;
 use crate::sys::{Clone3, Cloned, clone, fd, process};
 
@@ -126,6 +128,13 @@ impl ExecPlan {
         self.preserved = fds;
     }
 
+    /// The container that it joins, for those who are told of its processes.
+    pub fn tell_container(&mut self, state: &State) {
+        if let Some(notify) = &mut self.process.notify {
+            notify.tell_container(&state.id, &state.bundle, state.init.map(|init| init.pid));
+        }
+    }
+
     /// Limits the process's stack, unless the process names a limit of its own.
     pub fn limit_stack(&mut self, limit: Option<Rlimit>) {
         self.process.limit_stack(limit);
@@ -153,7 +162,7 @@ pub fn plan_exec(spec: &Spec, wanted: &Process) -> Result<ExecPlan> {
     let pid = Namespaces::flag(LinuxNamespaceType::Pid);
     let mut process = ProcessPlan::of(&process, spec, &Settings::of(spec)?)?;
     if wanted.privileged {
-        process.wanted_filter = None;
+        (process.wanted_filter, process.notify) = (None, None);
     }
     let theirs = spec.process().as_ref().and_then(|process| process.capabilities().as_ref());
     let theirs = theirs.map(CapabilityPlan::of).map(|plan| plan.bounding);
@@ -163,8 +172,14 @@ pub fn plan_exec(spec: &Spec, wanted: &Process) -> Result<ExecPlan> {
     });
     // A user namespace's capabilities are none over a process that was not executed in it.
     let is_hosts = owned & Namespaces::flag(LinuxNamespaceType::User) == 0;
+    let unseen = owned & pid != 0 && is_hosts && (may_trace || namespaces.pid.is_some());
+    if unseen && process.notify.is_some() {
+        // It is filtered before it has its number.
+        let why = "SCMP_ACT_NOTIFY cannot be had where processes of the container may trace (CAP_SYS_PTRACE)";
+        return Err(Error::usage("exec", why));
+    }
     Ok(ExecPlan {
-        unseen: owned & pid != 0 && is_hosts && (may_trace || namespaces.pid.is_some()),
+        unseen,
         process,
         pid: owned & pid != 0,
         userns: Maps::of(spec),
@@ -188,13 +203,14 @@ struct Child<'a> {
 ///
 /// Over the socket `witness` the process itself tells that there is one, before all else.
 pub fn exec(
-    plan: ExecPlan,
+    mut plan: ExecPlan,
     init: BorrowedFd<'_>,
     cgroup: Option<&Cgroup>,
     stdio: Stdio,
     witness: Option<OwnedFd>,
 ) -> Result<Execed> {
     assert_single_threaded()?;
+    plan.process.connect_listener()?;
     let (report, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
         .map_err(|errno| Error::os("make a socket pair", errno))?;
     if let Some(maps) = &plan.userns {
@@ -218,6 +234,10 @@ pub fn exec(
         }
         None => made?,
     };
+    if child.plan.process.notify.is_some() {
+        // It has no other way to learn its number here. Where it is gone already, its report says why.
+        let _ = rustix::net::send(&report, &pid.to_ne_bytes(), rustix::net::SendFlags::NOSIGNAL);
+    }
     tracing::debug!("process {pid} joins the container");
     Ok(Execed { pid, pidfd, report })
 }
@@ -313,6 +333,8 @@ impl Child<'_> {
         let witness = self.witness.as_ref().map(AsFd::as_fd);
         let others =
             self.plan.preserved.iter().map(AsFd::as_fd).chain(self.entrances.iter().map(AsFd::as_fd));
+        let notify = self.plan.process.notify.as_ref().and_then(Notify::fd);
+        let others = others.chain(notify);
         let keep: Vec<BorrowedFd<'_>> = self.stdio.fds().chain(fixed).chain(witness).chain(others).collect();
         usher(self, &Clone3 { namespaces: 0, cgroup: view, keep: &keep })
     }
@@ -337,11 +359,26 @@ fn main(child: &Child<'_>) -> ! {
     clone::exit(credentials::failure_status(&error))
 }
 
+/// What its maker says is its pid on the host.
+fn told_number(report: &OwnedFd) -> Result<i32> {
+    let mut number = [0; 4];
+    let (read, _) = rustix::net::recv(report, &mut number, rustix::net::RecvFlags::WAITALL)
+        .map_err(|errno| Error::os("receive this process's number", errno))?;
+    match read {
+        4 => Ok(i32::from_ne_bytes(number)),
+        // Nobody is left to whom anything could be told.
+        _ => clone::exit(0),
+    }
+}
+
 /// Joins and becomes the command; comes back only with the reason why not.
 fn join(child: &Child<'_>) -> Result<Error> {
     let mut process = child.plan.process.clone();
     child.entrances.iter().try_for_each(Entrance::enter)?;
     take_stdio(&child.stdio, &child.report)?;
+    if let Some(notify) = &mut process.notify {
+        notify.prepare(told_number(&child.report)?)?;
+    }
     credentials::new_session()?;
     credentials::hide_from_tracers()?;
     credentials::new_keyring()?;

@@ -230,6 +230,13 @@ pub fn plan(spec: &Spec, settings: &Settings, paths: &ContainerPaths, bundle: &P
     {
         return Err(Error::usage("hostname", "needs a UTS namespace of the container's own"));
     }
+    let mut process = ProcessPlan::of(process, spec, settings)?;
+    if let Some(notify) = &mut process.notify {
+        if settings.init {
+            return Err(Error::usage("linux.seccomp", "SCMP_ACT_NOTIFY cannot be had with a minimal init"));
+        }
+        notify.tell_container(&paths.id()?, bundle, None);
+    }
     Ok(Plan {
         rootfs: bundle.join(root.path()),
         read_only: root.readonly().unwrap_or(false),
@@ -260,7 +267,7 @@ pub fn plan(spec: &Spec, settings: &Settings, paths: &ContainerPaths, bundle: &P
         propagation: mount_options::parse(
             linux.and_then(|linux| linux.rootfs_propagation().as_deref()).filter(|word| !word.is_empty()),
         ),
-        process: ProcessPlan::of(process, spec, settings)?,
+        process,
         init: settings.init,
         preserved: Vec::new(),
         no_new_keyring: false,

@@ -90,6 +90,7 @@ pub fn exec(roots: &Roots, id: &ContainerId, wanted: &Process, beside: Beside<'_
         false => inherited_stdio()?,
     };
     let mut plan = launch::plan_exec(&spec, wanted)?;
+    plan.tell_container(&state);
     plan.preserve(beside.preserved);
     plan.limit_stack(beside.stack);
     let gone = || not_running(&state);

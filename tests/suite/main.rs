@@ -45,6 +45,7 @@ mod races;
 mod restart;
 mod scripts;
 mod seccomp;
+mod seccomp_notify;
 mod sessions;
 mod signals;
 mod spec_linux;

@@ -241,18 +241,6 @@ print(name(os.kill, os.getpid(), 0), name(os.kill, os.getpid(), 18), name(os.mkd
     assert_eq!(told, "None ENODEV EXDEV\n");
 }
 
-/// podrun has no listener yet: it says so before anything is built.
-#[test]
-fn a_filter_that_asks_somebody_else_is_refused() {
-    let podrun = Podrun::new();
-    refused(&podrun, "SCMP_ACT_NOTIFY needs a listener", |config| {
-        config["linux"]["seccomp"] = json!({
-            "defaultAction": "SCMP_ACT_ALLOW", "listenerPath": podrun.dir().join("nobody.sock"),
-            "listenerMetadata": "MKNOD=/dev/null", "syscalls": [{"names": ["mknod"], "action": "SCMP_ACT_NOTIFY"}],
-        });
-    });
-}
-
 #[test]
 fn the_root_receives_what_is_mounted_on_the_host_or_not() {
     let podrun = Podrun::new();

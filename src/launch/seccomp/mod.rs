@@ -12,8 +12,10 @@
 
 mod bpf;
 mod default;
+mod notify;
 mod oci;
 
+pub(super) use notify::Notify;
 use oci_spec::runtime::{LinuxSeccomp, Spec};
 use rustix::thread::CapabilitySet;
 
@@ -36,6 +38,8 @@ const X86: u32 = 0x4000_0003;
 /// `SECCOMP_FILTER_FLAG_SPEC_ALLOW`: a filter is no reason to switch off speculation in the whole
 /// process. Kernels since 5.16 do not by themselves, older ones did at a cost that all feel.
 const SPEC_ALLOW: u32 = 4;
+/// `SECCOMP_FILTER_FLAG_NEW_LISTENER` (Linux 5.0)
+const NEW_LISTENER: u32 = 8;
 
 /// A filter, ready to be loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,11 +81,17 @@ impl Wanted {
 }
 
 impl Filter {
-    /// Loads it. Nothing but `execve` may follow: the filter judges this process already.
-    pub(super) fn load(&self) -> Result<()> {
-        seccomp::load(&self.program, self.flags).map_err(|error| {
+    /// Loads it, and tells `notify` where it asks somebody. Nothing but `execve` may follow: the filter judges
+    /// this process already.
+    pub(super) fn load(&self, notify: Option<&Notify>) -> Result<()> {
+        let listener = seccomp::load(&self.program, self.flags).map_err(|error| {
             let errno = rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO);
             Error::os("load the seccomp filter", errno)
-        })
+        })?;
+        match (listener, notify) {
+            (Some(listener), Some(notify)) => notify.hand_over(&listener),
+            (Some(_), None) => Err(Error::failed("load the seccomp filter", "its listener is not known")),
+            (None, _) => Ok(()),
+        }
     }
 }

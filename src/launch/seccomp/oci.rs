@@ -9,9 +9,13 @@ use oci_spec::runtime::{
 };
 
 use super::bpf::{Case, Condition, Is, Rule, Section, Verdict, compile};
-use super::{Filter, NATIVE_ARCH, SPEC_ALLOW};
+use super::{Filter, NATIVE_ARCH, NEW_LISTENER, SPEC_ALLOW, notify};
 use crate::error::{Error, Result};
 
+/// `SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV` (Linux 5.19)
+const WAIT_KILLABLE: u32 = 32;
+/// `SECCOMP_RET_USER_NOTIF`: somebody else decides.
+const NOTIFY: u32 = 0x7fc0_0000;
 /// `BPF_MAXINSNS`
 const MAX_PROGRAM: usize = 4096;
 
@@ -21,6 +25,7 @@ const MAX_PROGRAM: usize = 4096;
 /// rule that says what the default says is none; a rule without arguments beats those with.
 /// Calls newer than the newest one named are ENOSYS where the default refuses.
 pub(super) fn filter(wanted: &LinuxSeccomp) -> Result<Filter> {
+    let asks = notify::asks(wanted);
     let mut sections = vec![section(NATIVE_ARCH, wanted, |name| {
         syscalls::Sysno::from_str(name).ok().map(|call| call.id().unsigned_abs())
     })?];
@@ -29,6 +34,11 @@ pub(super) fn filter(wanted: &LinuxSeccomp) -> Result<Filter> {
         sections.push(section(super::X86, wanted, |name| {
             syscalls::x86::Sysno::from_str(name).ok().map(|call| call.id().unsigned_abs())
         })?);
+    }
+    let sendmsg = u32::try_from(nix::libc::SYS_sendmsg).unwrap_or(u32::MAX);
+    if asks && sections.first().is_some_and(|section| may_ask(section, sendmsg)) {
+        return Err(Error::usage("linux.seccomp", "SCMP_ACT_NOTIFY cannot be for sendmsg")
+            .hint("by that call the listener gets the descriptor through which it decides"));
     }
     let program = compile(&sections);
     if program.len() > MAX_PROGRAM {
@@ -40,13 +50,24 @@ pub(super) fn filter(wanted: &LinuxSeccomp) -> Result<Filter> {
         Flag::SeccompFilterFlagTsync => 0,
         Flag::SeccompFilterFlagLog => 2,
         Flag::SeccompFilterFlagSpecAllow => SPEC_ALLOW,
+        // The kernel takes it with a listener only.
+        Flag::SeccompFilterFlagWaitKillableRecv if asks => WAIT_KILLABLE,
         Flag::SeccompFilterFlagWaitKillableRecv => 0,
     };
     let flags = match wanted.flags() {
         Some(flags) => flags.iter().map(flag).fold(0, |all, one| all | one),
         None => SPEC_ALLOW,
     };
-    Ok(Filter { program, flags })
+    Ok(Filter { program, flags: if asks { flags | NEW_LISTENER } else { flags } })
+}
+
+/// Whether `section` may leave the decision about `call` to somebody else.
+fn may_ask(section: &Section, call: u32) -> bool {
+    let asks = |verdict: &Verdict| verdict.0 & 0xffff_0000 == NOTIFY;
+    match section.rules.get(&call) {
+        Some(rule) => asks(&rule.otherwise) || rule.cases.iter().any(|case| asks(&case.verdict)),
+        None => asks(&section.default),
+    }
 }
 
 fn section(arch: u32, wanted: &LinuxSeccomp, number: impl Fn(&str) -> Option<u32>) -> Result<Section> {
@@ -111,8 +132,7 @@ fn verdict(action: Action, errno: Option<u32>) -> Result<Verdict> {
         return Err(Error::usage("linux.seccomp", format!("errnoRet {errno} is no errno")));
     }
     if action == Action::ScmpActNotify {
-        let why = "SCMP_ACT_NOTIFY needs a listener, which is not supported yet";
-        return Err(Error::usage("linux.seccomp", why));
+        return Ok(Verdict(NOTIFY));
     }
     Ok(Verdict(action.as_u32(errno)))
 }
@@ -184,10 +204,23 @@ mod tests {
     }
 
     #[test]
+    fn a_listener_is_asked_for_where_it_is_needed() {
+        let filter = made(json!({
+            "defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"],
+            "syscalls": [{ "names": ["mknod"], "action": "SCMP_ACT_NOTIFY" }],
+        }))
+        .unwrap();
+        assert_eq!(filter.flags, NEW_LISTENER | WAIT_KILLABLE);
+        assert_eq!(judge(&filter, libc::SYS_mknod, [0; 6]), Verdict(NOTIFY));
+        assert_eq!(judge(&filter, libc::SYS_read, [0; 6]), Verdict::ALLOW);
+    }
+
+    #[test]
     fn what_cannot_be_kept_is_refused() {
         let with = |call: Value| made(json!({ "defaultAction": "SCMP_ACT_ERRNO", "syscalls": [call] }));
-        let notify = with(json!({ "names": ["read"], "action": "SCMP_ACT_NOTIFY" })).unwrap_err();
-        assert!(notify.why.contains("listener"), "{notify}");
+        let notify = with(json!({ "names": ["read", "sendmsg"], "action": "SCMP_ACT_NOTIFY" })).unwrap_err();
+        assert!(notify.why.contains("sendmsg"), "{notify}");
+        assert!(made(json!({ "defaultAction": "SCMP_ACT_NOTIFY" })).is_err());
         let arg = json!([{ "index": 6, "value": 0, "op": "SCMP_CMP_EQ" }]);
         assert!(with(json!({ "names": ["read"], "action": "SCMP_ACT_ALLOW", "args": arg })).is_err());
         assert!(with(json!({ "names": ["read"], "action": "SCMP_ACT_ERRNO", "errnoRet": 5000 })).is_err());

@@ -116,7 +116,8 @@ impl Driver<'_> {
         let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
         let null = null.map_err(|errno| Error::at("open", "/dev/null", errno))?;
         let args = vec!["/bin/sh".to_owned(), "-c".to_owned(), command];
-        let plan = launch::plan_exec(self.spec, &launch::Process { args, ..launch::Process::default() })?;
+        let mut plan = launch::plan_exec(self.spec, &launch::Process { args, ..launch::Process::default() })?;
+        plan.tell_container(&self.state);
         let stdio = Stdio::Files([null, writer, second]);
         let execed = launch::exec(plan, self.pidfd.as_fd(), cgroup, stdio, None)?;
         Ok((

@@ -32,7 +32,10 @@ impl Driver<'_> {
         let executed = move |pid| emit(&roots, &id, What::Exec { pid, command });
         let process = launch::Process { args, env, cwd, user, terminal, privileged, ..Default::default() };
         let running = launch::plan_exec(self.spec, &process)
-            .and_then(|plan| launch::exec(plan, self.pidfd.as_fd(), self.cgroup.as_ref(), stdio, witness))
+            .and_then(|mut plan| {
+                plan.tell_container(&self.state);
+                launch::exec(plan, self.pidfd.as_fd(), self.cgroup.as_ref(), stdio, witness)
+            })
             .and_then(|execed| {
                 let ledger = &self.shared.ledger;
                 let starting = Some(ledger.answer());
