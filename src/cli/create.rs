@@ -97,6 +97,7 @@ pub(super) fn run(
         Some(bundle) => (of_bundle(bundle, false, cgroups, &args.container.inherited)?, None),
         None => args.container.compile(args.walls, args.limits, args.care, roots, &args.id, false)?,
     };
+    args.pid_file.as_deref().map_or(Ok(()), publish::check_place)?;
     let (_, pid) = client::create(roots, &args.id, &compiled.spec, &compiled.files)?;
     drop(reserved);
     publish_pid(roots, &args.id, pid, args.pid_file.as_deref())?;

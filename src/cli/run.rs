@@ -8,6 +8,7 @@ use podrun::log::reader::{Reader, Selection};
 use podrun::paths::{ContainerId, Roots};
 use podrun::protocol::Request;
 use podrun::spec::manager::Manager;
+use podrun::state::publish;
 
 use super::attach::{Before, Seat, Tie};
 use super::care::CareArgs;
@@ -70,6 +71,7 @@ pub(super) fn run(roots: &Roots, mut args: Args, cgroups: Manager, inherited: Ve
     let has_terminal = process.is_some_and(|process| process.terminal().unwrap_or(false));
     // From here on a signal is the container's, once it runs.
     let signals = if args.detach { None } else { Some(Signals::register()?) };
+    args.pid_file.as_deref().map_or(Ok(()), publish::check_place)?;
     let (mut client, pid) = client::create(roots, &id, &compiled.spec, &compiled.files)?;
     drop(reserved);
     publish_pid(roots, &id, pid, args.pid_file.as_deref())?;
@@ -93,7 +95,8 @@ pub(super) fn run(roots: &Roots, mut args: Args, cgroups: Manager, inherited: Ve
             Some((seated, reader.map_err(|error| discard(roots, &id, error))?))
         }
     };
-    match client.call(&Request::Start) {
+    let start = if watching.is_some() { Request::StartAndStay } else { Request::Start };
+    match client.call(&start) {
         Ok(Some(_)) => {}
         // Its shim died, and the next one knows whether it came that far.
         Ok(None) => client::start_again(roots, &id).map_err(|error| discard(roots, &id, error))?,

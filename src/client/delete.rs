@@ -1,5 +1,7 @@
 //! The end of a container: everything it had goes, with its shim or without.
 
+use jiff::Timestamp;
+
 use super::{BUSY, Holder, find_holder};
 use crate::cgroup;
 use crate::error::{Error, Kind, Result};
@@ -15,18 +17,23 @@ use crate::sys;
 /// Removes a container and everything it had; with `force`, ends it first.
 pub fn delete(roots: &Roots, id: &ContainerId, force: bool) -> Result<()> {
     let paths = roots.container(id);
-    let mut asked = false;
+    let mut asked = None;
     let lock = loop {
         if !paths.dir.exists() && !paths.lock.exists() && !store::has_leftovers(roots, id) {
             // A shim that died as it did what we asked has done it.
-            return if asked { Ok(()) } else { Err(Error::no_such_container(id)) };
+            return if asked.is_some() { Ok(()) } else { Err(Error::no_such_container(id)) };
+        }
+        let found = made_at(&paths);
+        if asked.is_some_and(|asked| asked != found && found.is_some()) {
+            // So it has where another container has the name now.
+            return Ok(());
         }
         match find_holder(&paths, id)? {
             Holder::Shim(mut client) => {
                 client.send(&Request::Delete { force }, &[])?;
-                asked = true;
+                asked = Some(found);
                 if force && !client.is_ready_within(BUSY)? {
-                    kill_supervisors(&paths)?;
+                    kill_supervisors(&paths, found)?;
                     continue;
                 }
                 match client.receive()? {
@@ -55,9 +62,18 @@ pub fn delete(roots: &Roots, id: &ContainerId, force: bool) -> Result<()> {
     }
 }
 
-/// Ends a shim that does not answer, and its keeper before it could make another one.
-fn kill_supervisors(paths: &ContainerPaths) -> Result<()> {
+/// When the container that has the name was created, which no other one was.
+fn made_at(paths: &ContainerPaths) -> Option<Timestamp> {
+    publish::read_json::<State>(&paths.state()).ok().flatten().map(|state| state.created_at)
+}
+
+/// Ends a shim that does not answer, and its keeper before it could make another one, of the container that was
+/// created at that moment.
+fn kill_supervisors(paths: &ContainerPaths, made: Option<Timestamp>) -> Result<()> {
     let Some(state) = publish::read_json::<State>(&paths.state())? else { return Ok(()) };
+    if Some(state.created_at) != made {
+        return Ok(());
+    }
     for process in [state.keeper, state.shim].into_iter().flatten() {
         let pid = rustix::process::Pid::from_raw(process.pid);
         let opened = pid.map(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()));

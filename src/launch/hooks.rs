@@ -141,14 +141,15 @@ impl Hooks {
         self.run(&self.start_container, Status::Created, own_pid())
     }
 
-    /// Those of whoever started the command, which is `pid` on the host. All of them are run.
+    /// Those of whoever started the command, which is `pid` on the host. All of them are run, in this process's
+    /// own session.
     pub fn poststart(&self, pid: i32) {
-        self.run_all(&self.poststart, Status::Running, pid);
+        self.run_all(&self.poststart, Status::Running, pid, Session::Shared);
     }
 
     /// Those of whoever has removed the container. All of them are run.
     pub fn poststop(&self) {
-        self.run_all(&self.poststop, Status::Stopped, 0);
+        self.run_all(&self.poststop, Status::Stopped, 0, Session::Own);
     }
 
     fn run<'a>(
@@ -157,12 +158,12 @@ impl Hooks {
         status: Status,
         pid: i32,
     ) -> Result<()> {
-        programs.into_iter().try_for_each(|program| run(program, &self.state(status, pid)?))
+        programs.into_iter().try_for_each(|program| run(program, &self.state(status, pid)?, Session::Own))
     }
 
-    fn run_all(&self, programs: &[Program], status: Status, pid: i32) {
+    fn run_all(&self, programs: &[Program], status: Status, pid: i32, session: Session) {
         for program in programs {
-            if let Err(error) = self.state(status, pid).and_then(|state| run(program, &state)) {
+            if let Err(error) = self.state(status, pid).and_then(|state| run(program, &state, session)) {
                 tracing::warn!("{error}");
             }
         }
@@ -178,17 +179,27 @@ fn own_pid() -> i32 {
     rustix::process::getpid().as_raw_nonzero().get()
 }
 
+/// Whom a hook shares its session, and its process group, with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Session {
+    /// Nobody: `kill 0` in it ends nobody else.
+    Own,
+    /// Whoever runs it.
+    Shared,
+}
+
 struct Child<'a> {
     program: &'a Program,
+    session: Session,
     stdin: OwnedFd,
     output: OwnedFd,
 }
 
 /// Runs one hook to its end, or to the end of its time.
-fn run(program: &Program, state: &[u8]) -> Result<()> {
+fn run(program: &Program, state: &[u8], session: Session) -> Result<()> {
     let failed = |errno| Error::os(program.name.clone(), errno);
     let (output, theirs) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(failed)?;
-    let child = Child { program, stdin: stdin_with(state, program)?, output: theirs };
+    let child = Child { program, session, stdin: stdin_with(state, program)?, output: theirs };
     let keep = [child.stdin.as_fd(), child.output.as_fd()];
     let made = Clone3 { namespaces: 0, cgroup: None, keep: &keep }
         .spawn(&child, main)
@@ -273,6 +284,9 @@ fn become_hook(child: &Child<'_>) -> Result<std::convert::Infallible, Errno> {
     rustix::stdio::dup2_stdout(&child.output)?;
     rustix::stdio::dup2_stderr(&child.output)?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
+    if child.session == Session::Own {
+        rustix::process::setsid()?;
+    }
     fd::only_stdio_survives_exec(0).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
     signal::reset();
     let Err(errno) = nix::unistd::execve(&child.program.path, &child.program.args, &child.program.env);

@@ -10,7 +10,8 @@
 use std::os::fd::OwnedFd;
 
 use rustix::io::{Errno, retry_on_intr};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
+use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, sendto, socket_with};
 
 /// `struct nlmsghdr` (`netlink(7)`).
 const HEADER: usize = 16;
@@ -212,8 +213,10 @@ impl Route {
         mut look: impl FnMut(u16, &[u8]) -> Option<T>,
     ) -> Result<Option<T>, Errno> {
         self.sequence = self.sequence.wrapping_add(1);
-        // Without an address: with one, the kernel asks what whoever opened the socket may, too.
-        send(&self.socket, &request.finish(self.sequence), SendFlags::empty())?;
+        // With an address: without one, the kernel asks what whoever opened the socket may, too, and an init in a
+        // user namespace may do nothing to a device that goes back to the host.
+        let kernel = SocketAddrNetlink::new(0, 0);
+        sendto(&self.socket, &request.finish(self.sequence), SendFlags::empty(), &kernel)?;
         let mut buffer = vec![0; MAX_ANSWER];
         let mut interrupted = false;
         loop {

@@ -95,8 +95,10 @@ pub enum Request {
         /// Where it lives.
         roots: Roots,
     },
-    /// Run the command of a created container. Done once it was executed.
+    /// Run the command of a created container. Done once it was executed, and its `poststart` hooks have been run.
     Start,
+    /// The same, from a client that stays with the container: it is not told to wait for the hooks.
+    StartAndStay,
     /// The same, from a client that has said so to a shim that died before it answered: where the
     /// command runs, that is done.
     StartAgain,

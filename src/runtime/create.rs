@@ -11,7 +11,7 @@ use super::listen;
 use crate::cgroup::{self, Cgroup};
 use crate::error::{Error, Result};
 use crate::events::{What, emit};
-use crate::launch::{self, Gate, Stdio};
+use crate::launch::{self, Gate, Hooks, Stdio};
 use crate::paths::{ContainerId, ContainerPaths, Roots};
 use crate::spec::limits;
 use crate::spec::manager::Manager;
@@ -54,6 +54,7 @@ pub fn create(roots: &Roots, id: &ContainerId, bundle: &Path, caller: Caller<'_>
     let bundle = std::path::absolute(bundle).map_err(|error| Error::io("resolve", bundle, &error))?;
     let mut spec = read_config(&bundle)?;
     pass_on(&mut spec, &caller);
+    caller.pid_file.map_or(Ok(()), publish::check_place)?;
     let console = Console::of(&spec, caller.console_socket)?;
     let cgroup_path = caller.cgroups.cgroup_path(roots, id, &spec)?;
     // Whoever is in it is a stranger, and would be killed with the container.
@@ -84,6 +85,7 @@ pub fn create(roots: &Roots, id: &ContainerId, bundle: &Path, caller: Caller<'_>
         other => other?,
     };
     let before = state.clone();
+    let hooks = Hooks::of(&spec, &before.id, &before.bundle);
     match build(&paths, &spec, state, caller, console) {
         Ok(()) => {
             emit(roots, id, What::Create);
@@ -93,6 +95,8 @@ pub fn create(roots: &Roots, id: &ContainerId, bundle: &Path, caller: Caller<'_>
             // It knows which scope was made for it.
             let written = publish::read_json(&paths.state()).ok().flatten();
             undo(roots, &written.unwrap_or(before), lock);
+            // The hooks before may have set something up.
+            let _ = hooks.inspect(Hooks::poststop);
             Err(error)
         }
     }

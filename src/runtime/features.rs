@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 /// The oldest configuration that is accepted.
 const OLDEST: &str = "1.0.0";
-/// The newest specification whose fields are known.
-const NEWEST: &str = "1.3.0";
+/// The newest specification that is followed in all it says; fields of later ones are known, too.
+const NEWEST: &str = "1.2.1";
 
 /// Hooks, in the order in which they run.
 const HOOKS: [&str; 6] =

@@ -78,6 +78,13 @@ fn irregular() -> std::io::Error {
     std::io::Error::other("it is not a regular file")
 }
 
+/// Checks that a file can be made at `path`: before something is done whose result it is to hold.
+pub fn check_place(path: &Path) -> Result<()> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+    rustix::fs::access(dir, access).map_err(|errno| Error::at("write", path, errno))
+}
+
 /// Reads JSON that podrun wrote; `None` where the file is absent, and where a power cut took [its bytes](is_unwritten).
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     let file = match regular(OpenOptions::new().read(true), path) {

@@ -17,6 +17,7 @@ use jiff::Timestamp;
 use podrun::cgroup;
 use podrun::error::{Error, Result};
 use podrun::events::{What, emit};
+use podrun::launch::Hooks;
 use podrun::paths::{ContainerId, ContainerPaths, Roots};
 use podrun::protocol::{Hello, Reply, Request, frame, socket};
 use podrun::spec::Spec;
@@ -110,12 +111,18 @@ pub(crate) fn take_over(
 ) -> Result<Option<(Owned, Spec)>> {
     let mut owned = Owned::from_slots(slots)?;
     let paths = owned.paths();
+    let lock = Lock::from_fd(owned.lock);
+    if !lock.protects(&paths.lock) {
+        // It had deleted the container. What is there now is somebody else's.
+        return Ok(None);
+    }
     if !paths.dir.exists() {
         // It died while it deleted the container.
         store::remove(&owned.facts.roots, &owned.facts.state.id)?;
-        Lock::from_fd(owned.lock).remove(&paths.lock)?;
+        lock.remove(&paths.lock)?;
         return Ok(None);
     }
+    owned.lock = lock.into();
     log(&paths);
     tracing::warn!("{before}");
     let state = &mut owned.facts.state;
@@ -238,7 +245,13 @@ impl Attempt<'_> {
             tracing::warn!("{error}");
         }
         let result = if is_new {
-            store::remove(&self.roots, &self.id).and_then(|()| Lock::from_fd(lock).remove(&self.paths.lock))
+            let hooks = construct::read_spec(&self.paths)
+                .and_then(|(spec, _)| Hooks::of(&spec, &self.id, &previous.bundle));
+            let removed = store::remove(&self.roots, &self.id)
+                .and_then(|()| Lock::from_fd(lock).remove(&self.paths.lock));
+            // The hooks before may have set something up.
+            let _ = hooks.inspect(Hooks::poststop);
+            removed
         } else {
             self.record_failure(previous, error)
         };

@@ -155,6 +155,7 @@ pub(crate) async fn run(
         lock: Some(podrun::state::lock::Lock::from_fd(owned.lock)),
         finishing: false,
         poststart: None,
+        hasty: Vec::new(),
         returning,
         known,
         record: None,
@@ -211,6 +212,8 @@ pub(crate) struct Driver<'a> {
     finishing: bool,
     /// What is run after the command was executed, until it has been.
     pub(crate) poststart: Option<hooks::Poststart>,
+    /// Those who start it and do not wait for that.
+    hasty: Vec<Ticket>,
     /// Until when those who were connected to the shim before this one may take to come back.
     pub(crate) returning: Option<tokio::time::Instant>,
     pub(crate) known: Known,
@@ -363,6 +366,10 @@ impl Driver<'_> {
         }
         let event = match command.ask {
             Ask::Plain(Request::Start) => Event::Start { ticket, again: false },
+            Ask::Plain(Request::StartAndStay) => {
+                self.hasty.push(ticket);
+                Event::Start { ticket, again: false }
+            }
             Ask::Plain(Request::StartAgain) => Event::Start { ticket, again: true },
             Ask::Plain(Request::Signal { signal, all }) => Event::Signal { ticket, signal, all },
             Ask::Plain(Request::Stop { timeout }) => {

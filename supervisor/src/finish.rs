@@ -10,7 +10,8 @@ use podrun::protocol::Reply;
 use podrun::state::publish::{self, Durability};
 use podrun::state::store;
 
-use crate::driver::{Driver, hooks};
+use crate::driver::Driver;
+use crate::driver::hooks::{self, Poststart};
 use crate::keep::Order;
 use crate::record;
 use crate::sync::{self, LastWord, Syncing};
@@ -32,13 +33,8 @@ impl Driver<'_> {
         if has_come {
             self.is_logged();
         }
-        // Who started it learns of that after its hooks, however long it lived.
-        let poststart = self.poststart.take();
-        if poststart.is_some() {
-            self.serving(tokio::time::timeout(PATIENCE, hooks::done(&poststart))).await;
-            self.poststart = poststart;
-            self.poststarted();
-        }
+        let mut poststart = self.poststart.take();
+        poststart.iter_mut().for_each(Poststart::is_not_waited_for);
         let ledger = self.shared.ledger.clone();
         self.serving(tokio::time::timeout(PATIENCE, ledger.all_sent())).await;
         let syncing = match self.is_unwanted() {
@@ -47,6 +43,13 @@ impl Driver<'_> {
         };
         // After that: the end of the mounts waits for every processor, and whoever was told may look meanwhile.
         self.clean_cgroup();
+        if poststart.is_some() {
+            // Who started it learns of that after its hooks, however short it lived; nothing else waits for them.
+            self.serving(tokio::time::timeout(PATIENCE, hooks::done(&poststart))).await;
+            self.poststart = poststart;
+            self.poststarted();
+            self.serving(tokio::time::timeout(PATIENCE, ledger.all_sent())).await;
+        }
         if self.is_unwanted() {
             if let (Some(until), true) =
                 (self.returning, self.settings.rm && self.machine.deleters().is_empty())
@@ -54,7 +57,7 @@ impl Driver<'_> {
                 // A busy host may hold them up: at least one is waited for, who would miss its last output.
                 let returned = async {
                     tokio::time::sleep_until(until).await;
-                    let _ = tokio::time::timeout(PATIENCE, ledger.somebody_came()).await;
+                    let _ = tokio::time::timeout_at(until + PATIENCE, ledger.somebody_came()).await;
                 };
                 self.serving(returned).await;
             }
@@ -152,6 +155,8 @@ impl Driver<'_> {
         match &result {
             Ok(()) => {
                 self.tell(What::Delete);
+                // The name is free. A shim that replaced this one now would take another container for its own.
+                self.keep.order(Order::Release);
                 self.poststop();
             }
             Err(error) => {

@@ -259,6 +259,26 @@ fn a_container_that_is_not_created_gives_the_device_back() {
         config["process"]["args"] = json!(["/no/such/command"]);
     });
     is_complete_here(&veth);
+    // Who owns the network namespace may do nothing to the host's devices.
+    refused(&podrun, "/no/such/command", |config| {
+        ask(config, device.clone());
+        config["process"]["args"] = json!(["/no/such/command"]);
+        push_namespace(config, json!({"type": "user"}));
+        for ids in ["uidMappings", "gidMappings"] {
+            config["linux"][ids] = json!([{"containerID": 0, "hostID": 0, "size": 65536}]);
+        }
+    });
+    is_complete_here(&veth);
+    // And what can be known to fail does so before anything moves.
+    let mut config = config(&busybox(), &["true"]);
+    ask(&mut config, device);
+    bundle(&podrun.dir().join("bundle"), &config);
+    for how in [&["run", "-d"][..], &["create"], &["create", "--supervise"]] {
+        let args = how.iter().copied().chain(["--bundle", "bundle", "--pid-file", "no/such/pid", "c"]);
+        let output = podrun.cmd(args).run();
+        output.is_a_failure(if how[0] == "run" { 125 } else { 1 }, "write no/such/pid");
+        is_complete_here(&veth);
+    }
 }
 
 #[test]

@@ -1,12 +1,14 @@
 //! OCI bundles with a shim: `run --bundle` and `create --bundle --supervise`.
 
 use std::path::Path;
+use std::time::Instant;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::harness::bundle::{bundle, config};
 use crate::harness::process::Pidfd;
-use crate::harness::{Podrun, busybox, number};
+use crate::harness::{Podrun, busybox, hang_limit, number};
 
 #[test]
 fn a_bundle_runs_with_a_shim_and_its_exit_code_is_ours() {
@@ -150,4 +152,84 @@ fn what_a_shim_does_not_do_is_refused() {
         .cmd(["run", "--bundle", "bundle", "c"])
         .fails(125, "hooks.createRuntime /bin/false: exited with code 1");
     podrun.cmd(["list", "-q"]).prints("");
+}
+
+/// A hook that writes to `fifo`, which lets the scenario know that it runs, and then waits to be let go on.
+fn waiting(podrun: &Podrun) -> Value {
+    podrun.sh("mkfifo began go").exits(0);
+    let dir = podrun.dir().display();
+    json!([{"path": "/bin/sh", "args": ["sh", "-c", format!("echo >{dir}/began; read -r go <{dir}/go")]}])
+}
+
+#[test]
+fn a_shim_that_dies_in_its_last_hook_leaves_the_next_container_of_that_name_alone() {
+    let podrun = Podrun::new();
+    let mut config = config(&busybox(), &["sleep", "1000"]);
+    config["hooks"] = json!({"poststop": waiting(&podrun)});
+    bundle(&podrun.dir().join("bundle"), &config);
+    for whom in ["shim", "shim and keeper"] {
+        podrun.cmd(["run", "-d", "--bundle", "bundle", "b"]).prints("b\n");
+        let (shim, keeper) = (podrun.shim_pid("b"), podrun.keeper_pid("b"));
+        let delete = podrun.cmd(["delete", "-f", "b"]).spawn();
+        podrun.sh("read -r word <began || :").exits(0);
+        podrun.run_detached("b", &busybox(), ["sleep", "1000"]);
+        let pid = podrun.pid("b");
+        let (shim, keeper) = (Pidfd::open(shim).expect("a shim"), Pidfd::open(keeper).expect("a keeper"));
+        if whom == "shim and keeper" {
+            rustix::process::pidfd_send_signal(&keeper, Signal::KILL).expect("kill");
+        }
+        rustix::process::pidfd_send_signal(&shim, Signal::KILL).expect("kill");
+        // Whoever asked finds the one that it meant gone, whatever has its name.
+        assert_eq!(delete.finish().out(), "b\n", "{whom}");
+        assert!(keeper.wait(Instant::now() + hang_limit()), "the keeper ends");
+        let state = podrun.state("b");
+        assert_eq!((&state["status"], number(&state["pid"])), (&json!("running"), pid), "{whom}: {state}");
+        podrun.cmd(["exec", "b", "true"]).exits(0);
+        podrun.sh("echo go >go").exits(0);
+        podrun.cmd(["delete", "-f", "b"]).prints("b\n");
+    }
+}
+
+#[test]
+fn who_stays_with_a_container_does_not_wait_for_its_hooks() {
+    let podrun = Podrun::new();
+    let mut config =
+        config(&busybox(), &["sh", "-c", "trap 'exit 5' TERM; echo ready; while :; do sleep 0.02; done"]);
+    config["hooks"] = json!({"poststart": waiting(&podrun)});
+    bundle(&podrun.dir().join("bundle"), &config);
+    let mut run = podrun.cmd(["run", "--rm", "--bundle", "bundle", "b"]).spawn();
+    run.until("ready");
+    podrun.sh("read -r word <began || :").exits(0);
+    run.signal(Signal::TERM);
+    // The hook is ended with the container, for which it was.
+    run.finish().expect(5);
+    podrun.settle();
+}
+
+#[test]
+fn hooks_that_are_not_waited_for_are_ended_and_end_nobody_else() {
+    let podrun = Podrun::new();
+    let mut config =
+        config(&busybox(), &["sh", "-c", "trap 'exit 1' USR1; echo ready; while :; do sleep 0.02; done"]);
+    config["annotations"] = json!({"dev.podrun.restart": "on-failure"});
+    let hang = format!("echo $$ >>{}/pids; exec sleep 1000", podrun.dir().display());
+    config["hooks"] = json!({"poststart": [
+        {"path": "/bin/sh", "args": ["sh", "-c", "trap '' TERM; kill 0"]},
+        {"path": "/bin/sh", "args": ["sh", "-c", hang]},
+    ]});
+    bundle(&podrun.dir().join("bundle"), &config);
+    podrun.cmd(["create", "--bundle", "bundle", "--supervise", "b"]).prints("b\n");
+    let start = podrun.cmd(["start", "b"]).spawn();
+    podrun.state_until("b", |state| state["status"] == "running");
+    podrun.sh("until [ -s pids ]; do :; done").exits(0);
+    let pids = || std::fs::read_to_string(podrun.dir().join("pids")).expect("pids");
+    let first: i32 = pids().trim().parse().expect("a number");
+    let hook = Pidfd::open(first).expect("the hook");
+    podrun.cmd(["kill", "b", "USR1"]).exits(0);
+    assert!(hook.wait(Instant::now() + hang_limit()), "the next run ends the hook of the one before");
+    start.finish().expect(0);
+    podrun.sh("until [ $(wc -l <pids) = 2 ]; do :; done").exits(0);
+    let second = Pidfd::open(pids().lines().nth(1).and_then(|pid| pid.parse().ok()).expect("a number"));
+    podrun.cmd(["delete", "-f", "b"]).prints("b\n");
+    assert!(second.is_none_or(|hook| hook.wait(Instant::now() + hang_limit())), "and so does the end");
 }

@@ -24,7 +24,14 @@ pub(crate) struct Poststart {
     aside: Aside,
     starters: Vec<Ticket>,
     /// They are owed an answer: no program replaces this one before they have it.
-    _debt: Debt,
+    debt: Option<Debt>,
+}
+
+impl Poststart {
+    /// What comes does not wait for those who started it.
+    pub(crate) fn is_not_waited_for(&mut self) {
+        self.debt = None;
+    }
 }
 
 impl Driver<'_> {
@@ -32,9 +39,14 @@ impl Driver<'_> {
     pub(super) fn started(&mut self, starters: Vec<Ticket>) {
         // Those of a run before this one take too long.
         self.poststarted();
+        // Who stays until the end has nothing to wait for.
+        let (hasty, starters) = starters.into_iter().partition(|ticket| self.hasty.contains(ticket));
+        self.hasty.clear();
+        self.answer_all(hasty);
         match self.begin_poststart() {
             Ok(Some(aside)) => {
-                self.poststart = Some(Poststart { aside, starters, _debt: self.shared.ledger.answer() });
+                let debt = (!starters.is_empty()).then(|| self.shared.ledger.answer());
+                self.poststart = Some(Poststart { aside, starters, debt });
                 return;
             }
             Ok(None) => {}
@@ -56,6 +68,8 @@ impl Driver<'_> {
     /// The poststart hooks have been run, or are not waited for any longer.
     pub(crate) fn poststarted(&mut self) {
         if let Some(poststart) = self.poststart.take() {
+            // Where they go on, they do without whom they were for.
+            poststart.aside.stop_session();
             self.answer_all(poststart.starters);
         }
     }
@@ -80,6 +94,8 @@ impl Driver<'_> {
 }
 
 fn run_poststart((hooks, pid): (&Hooks, i32)) -> ! {
+    // They are ended together, and what they do to their group the shim is not a part of.
+    let _ = rustix::process::setsid();
     // What fails is told in the shim's log, and is no failure of the container's.
     hooks.poststart(pid);
     exit(0)
