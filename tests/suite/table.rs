@@ -15,6 +15,8 @@ fn each_test_that_the_readme_names_is_there() {
         .lines()
         .filter_map(|line| line.strip_prefix('|')?.strip_suffix('|')?.rsplit_once(" | "))
         .flat_map(|(_, cell)| cell.split('`').skip(1).step_by(2))
+        // A test has a name of small letters; a variable of the environment has not.
+        .filter(|name| !name.contains(|c: char| c.is_ascii_uppercase()))
         .filter(|name| !name.contains(['/', ' ', '-']) && name.contains('_') || name.contains("::"))
         .collect();
     assert!(named.len() > 40, "{named:?}");
