@@ -151,6 +151,11 @@ fn what_a_shim_does_not_do_is_refused() {
     podrun
         .cmd(["run", "--bundle", "bundle", "c"])
         .fails(125, "hooks.createRuntime /bin/false: exited with code 1");
+    let log = podrun.dir().join("log");
+    config["hooks"]["poststop"] = hook("put away", &log);
+    bundle(&podrun.dir().join("bundle"), &config);
+    podrun.cmd(["run", "--bundle", "bundle", "c"]).fails(125, "hooks.createRuntime /bin/false");
+    assert_eq!(std::fs::read_to_string(&log).expect("the hook ran"), "put away stopped 0 none\n");
     podrun.cmd(["list", "-q"]).prints("");
 }
 
