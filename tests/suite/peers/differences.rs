@@ -495,4 +495,5 @@ pub(super) const AT_TIMES: &[Difference] = &[
         "writing to pipe: Broken pipe",
         "a hook that does not read a large state fails",
     ),
+    differs("", "crun", "signal Some(13)", "a hook that does not read its state ends it by SIGPIPE"),
 ];
