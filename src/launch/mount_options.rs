@@ -113,8 +113,12 @@ pub(super) fn parse<'a>(options: impl IntoIterator<Item = &'a str>) -> Options {
     for option in options {
         parsed.take(option);
     }
-    // `remount,bind`: of the mount alone, and there is no source.
-    parsed.bind &= !parsed.remount;
+    if parsed.remount && parsed.bind {
+        // Of the mount alone, and there is no source. What the file system would take is passed over, as by
+        // `mount(2)`: it may be the host's.
+        parsed.bind = false;
+        parsed.data.clear();
+    }
     parsed
 }
 
@@ -251,6 +255,9 @@ mod tests {
     fn a_remount_has_no_source() {
         let parsed = parse(["remount", "bind", "ro"]);
         assert!(parsed.remount && !parsed.bind && parsed.attr.set == mount::RDONLY);
+        let of = |options: &[&'static str]| parse(options.iter().copied()).data.len();
+        // The mount is the container's, the file system below it is not.
+        assert_eq!((of(&["bind", "size=1m", "remount"]), of(&["remount", "size=1m"])), (0, 1));
     }
 
     #[test]

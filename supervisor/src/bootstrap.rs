@@ -112,8 +112,9 @@ pub(crate) fn take_over(
     let mut owned = Owned::from_slots(slots)?;
     let paths = owned.paths();
     let lock = Lock::from_fd(owned.lock);
-    if !lock.protects(&paths.lock) {
-        // It had deleted the container. What is there now is somebody else's.
+    if paths.lock.exists() && !lock.protects(&paths.lock) {
+        // It had deleted the container. What is there now is somebody else's. (A lock that only is missing was
+        // taken away by somebody who tidied up: the container is still there.)
         return Ok(None);
     }
     if !paths.dir.exists() {
