@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 
+use super::patience::Patience;
 use super::{BUSY, Holder, find_holder};
 use crate::cgroup;
 use crate::error::{Error, Kind, Result};
@@ -17,32 +18,58 @@ use crate::sys;
 /// Removes a container and everything it had; with `force`, ends it first.
 pub fn delete(roots: &Roots, id: &ContainerId, force: bool) -> Result<()> {
     let paths = roots.container(id);
-    let mut asked = None;
+    // What we have asked the shim to delete.
+    let mut asked: Option<Asked> = None;
+    let mut patience = Patience::of(BUSY);
     let lock = loop {
         if !paths.dir.exists() && !paths.lock.exists() && !store::has_leftovers(roots, id) {
             // A shim that died as it did what we asked has done it.
             return if asked.is_some() { Ok(()) } else { Err(Error::no_such_container(id)) };
         }
-        let found = made_at(&paths);
-        if asked.is_some_and(|asked| asked != found && found.is_some()) {
-            // So it has where another container has the name now.
+        // Before we look who holds it: with what is read later another container's shim could be told.
+        let created = created_at(&paths);
+        if let Some(asked) = &asked
+            && asked.is_gone(id, created)?
+        {
             return Ok(());
         }
         match find_holder(&paths, id)? {
             Holder::Shim(mut client) => {
-                client.send(&Request::Delete { force }, &[])?;
-                asked = Some(found);
+                let created = asked.map_or(created, |asked| asked.created);
+                client.send(&Request::Delete { force, created }, &[])?;
+                let first = asked.replace(Asked { created }).is_none();
                 if force && !client.is_ready_within(BUSY)? {
-                    kill_supervisors(&paths, found)?;
+                    if !kill_supervisors(&paths, created) {
+                        return Err(Error::failed(format!("container {id}"), "its shim does not answer").hint(
+                            "its state tells of no process that could be ended: end its podrun-shim, and \
+                             delete it again",
+                        ));
+                    }
                     continue;
                 }
                 match client.receive()? {
                     Some((Reply::Refused(error), _)) => return Err(error),
+                    // Another one had got the name before we asked for anything.
+                    Some((Reply::Nothing, _)) if first && patience.lasts() => asked = None,
+                    Some((Reply::Nothing, _)) if first => {
+                        return Err(Error::failed(
+                            format!("container {id}"),
+                            "its shim knows of another container than its state.json",
+                        ));
+                    }
                     Some(_) => return Ok(()),
                     None => {}
                 }
             }
-            Holder::Us(lock) => break lock,
+            Holder::Us(lock) => {
+                // From here on nobody else can take the name.
+                if let Some(asked) = &asked
+                    && asked.is_gone(id, created_at(&paths))?
+                {
+                    return Ok(());
+                }
+                break lock;
+            }
         }
     };
     match store::find_locked(roots, id) {
@@ -62,18 +89,41 @@ pub fn delete(roots: &Roots, id: &ContainerId, force: bool) -> Result<()> {
     }
 }
 
-/// When the container that has the name was created, which no other one was.
-fn made_at(paths: &ContainerPaths) -> Option<Timestamp> {
+/// The container that a shim was asked to delete.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    /// When it was created, which no other one was; `None` where that could not be read.
+    created: Option<Timestamp>,
+}
+
+impl Asked {
+    /// Whether it is gone, because the container that has its name now was created at the moment `now`.
+    fn is_gone(self, id: &ContainerId, now: Option<Timestamp>) -> Result<bool> {
+        match (self.created, now) {
+            (Some(asked), Some(now)) => Ok(asked != now),
+            (Some(_), None) | (None, None) => Ok(false),
+            (None, Some(_)) => Err(Error::failed(
+                format!("container {id}"),
+                "its shim died, and its state could not be read until now",
+            )
+            .hint("look whether it is the one that is meant, and delete it again")),
+        }
+    }
+}
+
+/// When the container that has the name was created.
+fn created_at(paths: &ContainerPaths) -> Option<Timestamp> {
     publish::read_json::<State>(&paths.state()).ok().flatten().map(|state| state.created_at)
 }
 
 /// Ends a shim that does not answer, and its keeper before it could make another one, of the container that was
-/// created at that moment.
-fn kill_supervisors(paths: &ContainerPaths, made: Option<Timestamp>) -> Result<()> {
-    let Some(state) = publish::read_json::<State>(&paths.state())? else { return Ok(()) };
-    if Some(state.created_at) != made {
-        return Ok(());
-    }
+/// created at that moment. False where nobody knows who they are.
+fn kill_supervisors(paths: &ContainerPaths, created: Option<Timestamp>) -> bool {
+    let Ok(state) = publish::read_json::<State>(&paths.state()) else { return false };
+    // Gone meanwhile, or another one's by now: whoever looks again will see.
+    let Some(state) = state.filter(|state| Some(state.created_at) == created) else {
+        return created.is_some();
+    };
     for process in [state.keeper, state.shim].into_iter().flatten() {
         let pid = rustix::process::Pid::from_raw(process.pid);
         let opened = pid.map(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()));
@@ -82,7 +132,7 @@ fn kill_supervisors(paths: &ContainerPaths, made: Option<Timestamp>) -> Result<(
             let _ = sys::signal::send(pidfd, nix::libc::SIGKILL);
         }
     }
-    Ok(())
+    true
 }
 
 /// Ends and removes everything a container may have left, whatever state it is in.

@@ -9,20 +9,21 @@ use rustix::fs::{Access, FileType};
 use rustix::io::Errno;
 
 use crate::error::{Error, Kind, Result, errno_text};
+use crate::sys::program;
 
 /// The file that `name` stands for: `name` itself where it has a slash, else the first executable
 /// of that name in the directories of `path`.
 pub(super) fn find(name: &CStr, path: &[u8]) -> Result<CString> {
     if name.to_bytes().contains(&b'/') {
         return match executable(name) {
-            Ok(()) => Ok(name.to_owned()),
+            Ok(()) => foreign(name.to_owned()),
             Err(errno) => Err(refused(name, errno)),
         };
     }
     let mut found_but = None;
     for candidate in candidates(name, path) {
         match executable(&candidate) {
-            Ok(()) => return Ok(candidate),
+            Ok(()) => return foreign(candidate),
             Err(errno @ (Errno::ACCESS | Errno::ISDIR | Errno::PERM)) => {
                 found_but.get_or_insert((candidate, errno));
             }
@@ -34,6 +35,15 @@ pub(super) fn find(name: &CStr, path: &[u8]) -> Result<CString> {
         Some((candidate, errno)) if errno != Errno::ISDIR => refused(&candidate, errno),
         _ => error(Kind::CommandNotFound, name, "executable file not found in $PATH"),
     })
+}
+
+/// `file`, unless it is the program that asks: `/proc/self/exe`, by whatever name, is no command of the container.
+fn foreign(file: CString) -> Result<CString> {
+    match program::is_own(&file) {
+        true => Err(error(Kind::CannotExecute, &file, "it is podrun's own program")
+            .hint("`/proc/self/exe` is whoever executes it: name the command's own file")),
+        false => Ok(file),
+    }
 }
 
 /// `name` in each directory of `path`; an empty one is the working directory.

@@ -16,6 +16,7 @@
 //! A request is answered in one of three ways: [`Reply::Done`] (or the reply it asks for),
 //! [`Reply::Nothing`] (it was so already), or [`Reply::Refused`] with the reason.
 
+use jiff::Timestamp;
 use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 
@@ -156,9 +157,13 @@ pub enum Request {
     /// shim's state, and then nothing has changed.
     Upgrade,
     /// End the container if need be, remove everything it had, and answer when it is gone.
+    /// [`Reply::Nothing`] where it is another one that has the name.
     Delete {
         /// Also if it is running.
         force: bool,
+        /// When the container that is meant was created; any one where absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        created: Option<Timestamp>,
     },
 }
 

@@ -26,13 +26,15 @@
 //! file of the host, and this one among them; that is what device rules, the seccomp filter and the
 //! capability set are there for.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, StatVfsMountFlags};
+use rustix::fs::{
+    AtFlags, CWD, MemfdFlags, Mode, OFlags, SealFlags, StatVfsMountFlags, StatxFlags, statx,
+};
 use rustix::io::FdFlags;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
@@ -89,6 +91,19 @@ pub fn replace(image: impl AsFd, args: &[CString], keep: &[BorrowedFd<'_>]) -> i
 
 fn c_string(bytes: Vec<u8>) -> io::Result<CString> {
     CString::new(bytes).map_err(io::Error::from)
+}
+
+/// Whether `file` is what this process executes: the same file on the same mount. A program inside may be a copy of
+/// it by another way. False where `/proc` is not there to say so.
+pub fn is_own(file: &CStr) -> bool {
+    let place = |path: &CStr| {
+        let wanted = StatxFlags::INO | StatxFlags::MNT_ID;
+        let found = statx(CWD, path, AtFlags::empty(), wanted).ok()?;
+        let told = StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::MNT_ID);
+        let mount = told.then_some(found.stx_mnt_id);
+        Some((found.stx_dev_major, found.stx_dev_minor, found.stx_ino, mount))
+    };
+    place(file).is_some_and(|file| Some(file) == place(c"/proc/self/exe"))
 }
 
 /// A read-only mount is good enough wherever it is: one that is in a namespace is the host's, which nobody

@@ -375,7 +375,10 @@ impl Driver<'_> {
             Ask::Plain(Request::Stop { timeout }) => {
                 Event::Stop { ticket, timeout: timeout.map(Duration::from_secs) }
             }
-            Ask::Plain(Request::Delete { force }) => Event::Delete { ticket, force },
+            Ask::Plain(Request::Delete { created: Some(created), .. }) if created != self.state.created_at => {
+                return self.answer(ticket, Reply::Nothing);
+            }
+            Ask::Plain(Request::Delete { force, .. }) => Event::Delete { ticket, force },
             Ask::Plain(Request::Wait) => Event::Wait(ticket),
             Ask::Orphan(process) => {
                 let orphan = Orphan::of(process, self.cgroup.as_ref());
