@@ -115,6 +115,9 @@ fn explain(error: &clap::Error, args: &[String], intent: &Intent<'_>) -> Error {
     let suggested = string(ContextKind::SuggestedArg).or(string(ContextKind::SuggestedSubcommand));
     let hint = match (suggested, strings(ContextKind::SuggestedSubcommand), unknown) {
         (_, _, Some(word)) if is_global(word) => format!("{word} stands before the command: podrun {word} …"),
+        (_, _, Some(word)) if intent.launches && elsewhere(word).is_some() => {
+            elsewhere(word).unwrap_or_default().to_owned()
+        }
         (Some(name), _, _) => format!("did you mean {name}?"),
         (_, names @ [_, ..], _) => format!("did you mean {}?", names.join(" or ")),
         (_, _, Some(word)) if intent.launches && !word.starts_with('-') => {
@@ -133,6 +136,22 @@ fn explain(error: &clap::Error, args: &[String], intent: &Intent<'_>) -> Error {
         _ => first_paragraph(&error.to_string()),
     };
     Error::usage(intent.command.unwrap_or("usage"), why).hint(hint)
+}
+
+/// How what an option of the engines means is done here.
+fn elsewhere(option: &str) -> Option<&'static str> {
+    match option {
+        "--name" => Some("the name is the first argument: `podrun run NAME --rootfs DIR -- CMD`"),
+        "--image" | "--pull" | "--platform" => Some(
+            "podrun knows no images: `--rootfs DIR` is the root filesystem, `--rootfs DIR:O` one to share",
+        ),
+        "--entrypoint" => Some("what is run is what stands behind `--`, and nothing before it"),
+        "-p" | "-P" | "--publish" | "--publish-all" | "--expose" => Some(
+            "podrun makes no networks: on the host's own, the default, every port is the host's; `--network \
+             ns:PATH` joins one that was made",
+        ),
+        _ => None,
+    }
 }
 
 /// What a command line that cannot be parsed was meant to be.

@@ -40,10 +40,11 @@ pub fn delete(roots: &Roots, id: &ContainerId, force: bool) -> Result<()> {
                 let first = asked.replace(Asked { created }).is_none();
                 if force && !client.is_ready_within(BUSY)? {
                     if !kill_supervisors(&paths, created) {
-                        return Err(Error::failed(format!("container {id}"), "its shim does not answer").hint(
-                            "its state tells of no process that could be ended: end its podrun-shim, and \
+                        return Err(Error::failed(format!("container {id}"), "its shim does not answer")
+                            .hint(
+                                "its state tells of no process that could be ended: end its podrun-shim, and \
                              delete it again",
-                        ));
+                            ));
                     }
                     continue;
                 }

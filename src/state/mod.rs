@@ -207,7 +207,7 @@ pub struct State {
     /// Who ended it for good, where it did not end by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped_by: Option<StoppedBy>,
-    /// What the status cannot say: why the exit code is unknown, why a start failed.
+    /// What the status cannot say: why the exit code is unknown, why a start failed, what befell its shim.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }

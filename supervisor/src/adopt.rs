@@ -58,6 +58,7 @@ pub(crate) fn adopt(
     }
     state.shim = ProcessRef::of(rustix::process::getpid().as_raw_nonzero().get());
     state.keeper = keep.pid().and_then(ProcessRef::of);
+    state.reason = None;
     state.adoptions += 1;
     let listener = socket::listen(&paths.socket())?;
     let facts = Facts { roots, state, memory: Memory::default(), kill_at: None };

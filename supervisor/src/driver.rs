@@ -318,6 +318,7 @@ impl Driver<'_> {
                 self.no_keeper_to_renew();
                 tracing::warn!("the keeper is gone: nobody replaces this shim when it dies");
                 self.state.keeper = None;
+                self.state.reason = Some("its keeper is gone: nobody replaces its shim at once".to_owned());
                 self.write_state();
             }
         }
@@ -375,7 +376,9 @@ impl Driver<'_> {
             Ask::Plain(Request::Stop { timeout }) => {
                 Event::Stop { ticket, timeout: timeout.map(Duration::from_secs) }
             }
-            Ask::Plain(Request::Delete { created: Some(created), .. }) if created != self.state.created_at => {
+            Ask::Plain(Request::Delete { created: Some(created), .. })
+                if created != self.state.created_at =>
+            {
                 return self.answer(ticket, Reply::Nothing);
             }
             Ask::Plain(Request::Delete { force, .. }) => Event::Delete { ticket, force },

@@ -331,6 +331,26 @@ fn wrong_options_are_refused_before_anything_is_made() {
 }
 
 #[test]
+fn who_comes_from_an_engine_is_told_how_it_is_done_here() {
+    let podrun = Podrun::new();
+    let root = busybox();
+    let cases = [
+        ("--name=c", "the name is the first argument"),
+        ("--image=debian", "`--rootfs DIR` is the root filesystem"),
+        ("--entrypoint=sh", "what stands behind `--`"),
+        ("-p80:80", "--network ns:PATH"),
+    ];
+    for (option, hint) in cases {
+        for command in NEW {
+            let refused = podrun.cmd([command, option, "--rootfs", &root, "--", "true"]);
+            let refused = refused.fails(125, "unexpected argument");
+            assert!(refused.err().contains(hint), "{refused}");
+        }
+    }
+    podrun.cmd(["list", "-q"]).prints("");
+}
+
+#[test]
 fn a_missing_directory_is_never_a_missing_command() {
     let podrun = Podrun::new();
     let args = ["run", "c", "--cwd", "/no/such/dir", "--rootfs", &busybox(), "--", "true"];

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 
 use podrun::client::Client;
 use podrun::paths::Roots;
-use podrun::protocol::{Exec, Request};
+use podrun::protocol::{Exec, Reply, Request};
 use rustix::net::{Shutdown, shutdown};
 use rustix::process::Signal;
 
@@ -72,6 +72,22 @@ fn what_is_no_request_disturbs_nobody() {
     assert!(data(&podrun) < before + 2048, "{} kB of data, {before} before", data(&podrun));
     podrun.cmd(["kill", "c"]).exits(0);
     assert_eq!(waiter.finish().out(), "3\n");
+}
+
+#[test]
+fn a_delete_that_means_another_container_is_not_obeyed() {
+    let podrun = Podrun::new();
+    podrun.run_detached("c", &busybox(), ["sleep", "1000"]);
+    let roots = Roots::new(Some(podrun.root()), Some(podrun.run_root())).expect("roots");
+    let paths = roots.container(&"c".parse().expect("an ID"));
+    let mut client = Client::connect(&paths).expect("connect").expect("the shim listens");
+    let delete = |created| Request::Delete { force: true, created: Some(created) };
+    let before = jiff::Timestamp::UNIX_EPOCH;
+    assert_eq!(client.call(&delete(before)).expect("an answer"), Some(Reply::Nothing));
+    serves(&podrun);
+    let created = podrun.state("c")["createdAt"].as_str().expect("a time").parse().expect("a time");
+    assert_eq!(client.call(&delete(created)).expect("an answer"), Some(Reply::Done));
+    podrun.cmd(["state", "c"]).fails(1, "does not exist");
 }
 
 #[test]

@@ -144,6 +144,7 @@ fn a_lost_keeper_is_made_known_and_the_shim_goes_on() {
     podrun.answered("c");
     let state = podrun.state("c");
     assert_eq!((number(&state["shim"]["pid"]), &state["shim"]["keeper"]), (shim, &0.into()));
+    assert!(state["reason"].as_str().is_some_and(|reason| reason.contains("keeper is gone")), "{state}");
     assert!(
         std::fs::read_to_string(podrun.run_root().join("c/shim.log")).unwrap().contains("keeper is gone")
     );

@@ -64,7 +64,9 @@ impl Driver<'_> {
 
     /// This shim has lived for a while: nothing is to be said of those before it any more.
     pub(super) fn settled(&mut self) {
-        self.state.reason = None;
+        if self.state.keeper.is_some() {
+            self.state.reason = None;
+        }
         self.write_state();
         self.remember(self.remembered.clone());
     }
