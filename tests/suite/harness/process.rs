@@ -84,6 +84,13 @@ pub(crate) fn descriptors(pid: i32) -> Vec<PathBuf> {
     entries.filter_map(|entry| std::fs::read_link(entry.path()).ok()).collect()
 }
 
+/// Whether one of them that leads to `target` is open on a file or a directory, and not on a device.
+pub(crate) fn has_file(pid: i32, target: &Path) -> bool {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let mut there = entries.filter(|entry| std::fs::read_link(entry.path()).is_ok_and(|it| it == target));
+    there.any(|entry| std::fs::metadata(entry.path()).is_ok_and(|it| it.is_file() || it.is_dir()))
+}
+
 /// The cgroup v2 path of a process, below the mount of the hierarchy.
 pub(crate) fn cgroup(pid: i32) -> String {
     let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
