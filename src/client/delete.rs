@@ -78,7 +78,7 @@ pub fn delete(roots: &Roots, id: &ContainerId, force: bool) -> Result<()> {
             Err(Error::new(Kind::WrongState, format!("container {id}"), "is running")
                 .hint(format!("stop it first, or use `podrun delete -f {id}`")))
         }
-        Ok(Some(_)) => clean(roots, id, lock).map(|()| emit(roots, id, What::Delete)),
+        Ok(Some(_)) => clean_and_tell(roots, id, lock),
         Ok(None) => {
             let nothing = !store::has_leftovers(roots, id);
             clean(roots, id, lock)?;
@@ -86,7 +86,7 @@ pub fn delete(roots: &Roots, id: &ContainerId, force: bool) -> Result<()> {
         }
         // Files that cannot be read protect nothing, but only `-f` says that they may go.
         Err(error) if !force => Err(error),
-        Err(_) => clean(roots, id, lock).map(|()| emit(roots, id, What::Delete)),
+        Err(_) => clean_and_tell(roots, id, lock),
     }
 }
 
@@ -138,6 +138,19 @@ fn kill_supervisors(paths: &ContainerPaths, created: Option<Timestamp>) -> bool 
 
 /// Ends and removes everything a container may have left, whatever state it is in.
 pub(super) fn clean(roots: &Roots, id: &ContainerId, lock: Lock) -> Result<()> {
+    remove(roots, id, lock).map(|hooks| hooks.iter().for_each(Hooks::poststop))
+}
+
+/// The same for one whose deletion was asked for. It is told before its hooks, as a shim does.
+fn clean_and_tell(roots: &Roots, id: &ContainerId, lock: Lock) -> Result<()> {
+    let hooks = remove(roots, id, lock)?;
+    emit(roots, id, What::Delete);
+    hooks.iter().for_each(Hooks::poststop);
+    Ok(())
+}
+
+/// Leaves of the container no more than the hooks that are to be run now.
+fn remove(roots: &Roots, id: &ContainerId, lock: Lock) -> Result<Option<Hooks>> {
     let paths = roots.container(id);
     let state = publish::read_json::<State>(&paths.state()).ok().flatten();
     let own = cgroup::container_path(roots, id, None)?;
@@ -150,13 +163,10 @@ pub(super) fn clean(roots: &Roots, id: &ContainerId, lock: Lock) -> Result<()> {
     for (path, unit) in std::iter::once((own, None)).chain(recorded) {
         cgroup::end(&path, unit)?;
     }
-    let hooks = state.as_ref().map(|state| poststop(&paths, state));
+    let hooks = state.as_ref().and_then(|state| poststop(&paths, state));
     store::remove(roots, id)?;
     lock.remove(&paths.lock)?;
-    if let Some(hooks) = hooks.flatten() {
-        hooks.poststop();
-    }
-    Ok(())
+    Ok(hooks)
 }
 
 /// What is to be done once the container is gone; nothing, where its configuration cannot be read.

@@ -24,7 +24,7 @@ use podrun::cgroup::Cgroup;
 use podrun::error::{Error, Result};
 use podrun::launch::{self, Stdio};
 use podrun::paths::ContainerPaths;
-use podrun::protocol::{Exec, Reply, Request};
+use podrun::protocol::{Exec, Reply};
 use podrun::spec::Spec;
 use podrun::spec::limits::LinuxResources;
 use podrun::spec::settings::Settings;
@@ -38,10 +38,10 @@ use tokio::task::JoinHandle;
 
 use crate::bootstrap::Creator;
 use crate::child::Known;
-use crate::clock::{Alarm, Clock, QUIET};
+use crate::clock::{Alarm, Clock};
 use crate::events::Oom;
 use crate::exec::{self, Carried, Inside};
-use crate::exits::{Exits, Orphan};
+use crate::exits::Exits;
 use crate::fd;
 use crate::freezer::{self, Freezing};
 use crate::keep::{Exit, Keep, Notices, Order, Slot};
@@ -51,11 +51,12 @@ use crate::machine::restart::Asked;
 use crate::machine::{Action, Delivery, Event, Machine, Memory, Ticket};
 use crate::mounts::Mounts;
 use crate::owned::{Facts, Owned};
-use crate::server::{self, Answer, Ask, Command, Shared};
+use crate::server::{self, Answer, Command, Shared};
 use crate::signals::Signals;
 use crate::upgrade::Upgrades;
 
 mod begin;
+mod command;
 mod deliver;
 mod end;
 mod health;
@@ -359,64 +360,6 @@ impl Driver<'_> {
         self.on(Event::Gate(outcome)).await;
     }
 
-    pub(crate) async fn command(&mut self, command: Command) {
-        let ticket = command.ticket;
-        self.clock.set(Alarm::Quiet, QUIET);
-        if let Some(answer) = command.answer {
-            self.answers.insert(ticket, answer);
-        }
-        let event = match command.ask {
-            Ask::Plain(Request::Start) => Event::Start { ticket, again: false },
-            Ask::Plain(Request::StartAndStay) => {
-                self.hasty.push(ticket);
-                Event::Start { ticket, again: false }
-            }
-            Ask::Plain(Request::StartAgain) => Event::Start { ticket, again: true },
-            Ask::Plain(Request::Signal { signal, all }) => Event::Signal { ticket, signal, all },
-            Ask::Plain(Request::Stop { timeout }) => {
-                Event::Stop { ticket, timeout: timeout.map(Duration::from_secs) }
-            }
-            Ask::Plain(Request::Delete { created: Some(created), .. })
-                if created != self.state.created_at =>
-            {
-                return self.answer(ticket, Reply::Nothing);
-            }
-            Ask::Plain(Request::Delete { force, .. }) => Event::Delete { ticket, force },
-            Ask::Plain(Request::Wait) => Event::Wait(ticket),
-            Ask::Orphan(process) => {
-                let orphan = Orphan::of(process, self.cgroup.as_ref());
-                if let Some(answer) = self.answers.remove(&ticket) {
-                    let _ = answer.send(Answer::Orphan(orphan, self.shared.ledger.unsent()));
-                }
-                return;
-            }
-            Ask::Plain(Request::Pause) => Event::Pause(ticket),
-            Ask::Plain(Request::Resume) => Event::Resume(ticket),
-            Ask::Plain(Request::Update { resources }) => {
-                self.updates.insert(ticket, resources);
-                Event::Update(ticket)
-            }
-            Ask::Plain(other) => unreachable!("the server keeps {other:?}"),
-            Ask::Exec(exec, stdio, witness) => {
-                self.execs.insert(ticket, (exec, stdio, witness));
-                Event::Exec(ticket)
-            }
-            Ask::Upgrade(program, client) => return self.upgrade(ticket, &program, client),
-            Ask::Gone => {
-                self.answers.remove(&ticket);
-                Event::Gone(ticket)
-            }
-        };
-        // The kernel's word counts: a container that may freeze itself, or the host, has not asked podrun.
-        let matters = matches!(event, Event::Exec(_) | Event::Resume(_) | Event::Stop { .. });
-        if matters && self.cgroup.as_ref().is_some_and(|cgroup| cgroup.is_frozen().unwrap_or(false)) {
-            self.on(Event::StandsStill).await;
-        }
-        self.on(event).await;
-        self.execs.remove(&ticket);
-        self.updates.remove(&ticket);
-    }
-
     /// Feeds `event` to the machine and performs what it says, until nothing is left to do.
     async fn on(&mut self, event: Event) {
         let mut events = vec![event];
@@ -467,6 +410,7 @@ impl Driver<'_> {
     }
 
     pub(crate) fn answer(&mut self, ticket: Ticket, reply: Reply) {
+        self.hasty.retain(|hasty| *hasty != ticket);
         if let Some(answer) = self.answers.remove(&ticket) {
             let _ = answer.send(Answer::Reply(reply, self.shared.ledger.answer()));
         }

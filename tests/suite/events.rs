@@ -55,6 +55,26 @@ fn end(listener: Running, signal: Signal) {
     listener.finish().expect(0);
 }
 
+/// A hook that hangs holds up whoever deletes, but not those who only look on.
+#[test]
+fn a_deletion_is_told_before_the_hooks_that_follow_it() {
+    let podrun = Podrun::new();
+    let gate = podrun.dir().join("gate");
+    nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).expect("make a FIFO");
+    let mut config = config(&busybox(), &["true"]);
+    let script = format!("read x <{}", gate.display());
+    config["hooks"] = json!({"poststop": [{"path": "/bin/sh", "args": ["sh", "-c", script]}]});
+    let engine = Engine::create(&podrun, "o", &config);
+    podrun.cmd(["start", "o"]).exits(0);
+    engine.wait().expect(0);
+    let mut listener = podrun.listen(["--format", "json", "o"]);
+    let delete = podrun.cmd(["delete", "o"]).spawn();
+    assert_eq!(untimed(&mut listener), json!({"id": "o", "event": "delete"}));
+    std::fs::write(&gate, "\n").expect("open the gate");
+    delete.finish().expect(0);
+    end(listener, Signal::INT);
+}
+
 #[test]
 fn the_life_of_a_container_is_told_in_its_order() {
     let podrun = Podrun::new();

@@ -41,7 +41,6 @@ impl Driver<'_> {
         self.poststarted();
         // Who stays until the end has nothing to wait for.
         let (hasty, starters) = starters.into_iter().partition(|ticket| self.hasty.contains(ticket));
-        self.hasty.clear();
         self.answer_all(hasty);
         match self.begin_poststart() {
             Ok(Some(aside)) => {
