@@ -1,14 +1,14 @@
 //! The OCI scenarios with another runtime under test: which they are, and where crun and runc differ.
 //!
 //! `tests/peers` runs [`scenarios`] for each runtime that is installed. It starts this test program again for every
-//! scenario, with `PODRUN_TEST_PEER` set, and judges how that ended by [`DIFFERENCES`]: who is not in it passes, and who
+//! scenario, with `PODRUN_TEST_PEER` set, and judges how that ended by [`differences`]: who is not in it passes, and who
 //! is in it still fails, with what the table says that it shows.
 
 use std::collections::VecDeque;
 use std::process::Command;
 use std::sync::Mutex;
 
-use differences::{AT_TIMES, DIFFERENCES};
+use differences::{AT_TIMES, differences};
 
 use crate::harness::peer::peer;
 
@@ -77,7 +77,7 @@ fn judge(scenario: &str, peer: &str) -> (String, bool, bool) {
     let said =
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let ran = said.contains("running 1 test");
-    let listed = DIFFERENCES.iter().find(|one| one.scenario == scenario && one.peer == peer);
+    let listed = differences().find(|one| one.scenario == scenario && one.peer == peer);
     let at_times = AT_TIMES.iter().find(|one| {
         let is = one.scenario.is_empty() || one.scenario == scenario;
         is && one.peer == peer && said.contains(one.shows)
@@ -130,7 +130,7 @@ fn every_name_in_the_lists_is_a_scenario() {
     for name in PODRUNS_OWN.iter().chain(single) {
         assert!(all.iter().any(|one| one == name), "{name} is no scenario");
     }
-    for one in DIFFERENCES {
+    for one in differences() {
         assert!(
             selected.iter().any(|name| name == one.scenario),
             "{} is no scenario of the set",
@@ -149,7 +149,7 @@ fn the_readme_names_every_option_and_difference_and_only_tests_that_there_are() 
         let is = |one: &String| one == word || one.starts_with(&format!("{word}::"));
         assert!(all.iter().any(is), "{word} is no test");
     }
-    for one in DIFFERENCES {
+    for one in differences() {
         let row = |line: &str| line.contains(one.scenario) && line.contains(one.why);
         assert!(readme.lines().any(row), "{} of {} is not in the table", one.scenario, one.peer);
     }
