@@ -78,6 +78,12 @@ pub(super) const SPECIFICATION: &[Difference] = &[
         "passes `intelRdt` over without resctrl",
     ),
     differs(
+        "spec_linux::users_are_mapped_in_a_pid_namespace_that_is_joined",
+        "runc",
+        "mount proc:/proc",
+        "no procfs in a user namespace with the processes of others",
+    ),
+    differs(
         "spec_mounts::a_map_that_there_is_none_for_is_refused",
         "crun",
         "a failure",
