@@ -263,5 +263,23 @@ pub(super) const AT_TIMES: &[Difference] = &[
         "writing to pipe: Broken pipe",
         "a hook that does not read a large state fails",
     ),
+    differs(
+        "spec_process::the_examples_hooks_run_in_order_with_their_arguments_and_environment",
+        "crun",
+        "\"notify-start none\", \"refresh-ldcache\"",
+        "`poststart` runs without waiting for the end of `startContainer`",
+    ),
+    differs(
+        "oci_exec::descriptors_of_the_caller_are_passed_on_as_asked",
+        "crun",
+        "exec.fifo (deleted)",
+        "`start` returns before the command is executed",
+    ),
+    differs(
+        "oci_hooks::one_that_fails_before_the_command_fails_the_container",
+        "crun",
+        "container `o` already exists",
+        "a container whose `create` failed may still be there",
+    ),
     differs("", "crun", "signal Some(13)", "a hook that does not read its state ends it by SIGPIPE"),
 ];
