@@ -281,5 +281,11 @@ pub(super) const AT_TIMES: &[Difference] = &[
         "container `o` already exists",
         "a container whose `create` failed may still be there",
     ),
+    differs(
+        "oci_exec::detached_it_runs_on_and_belongs_to_nobody_of_podruns",
+        "runc",
+        "runc:[2:INIT]",
+        "`exec --detach` returns before the command is executed",
+    ),
     differs("", "crun", "signal Some(13)", "a hook that does not read its state ends it by SIGPIPE"),
 ];
