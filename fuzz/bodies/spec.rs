@@ -8,13 +8,13 @@ use podrun::spec::settings::Settings;
 use podrun::spec::{bundle, limits, validate};
 
 pub(super) fn check(data: &[u8]) {
-    let _ = bundle::parse_process(data).map(|process| validate::process(&process));
-    let mut spec = match bundle::parse(data) {
+    let _ = bundle::parse_process(data, &|_| ()).map(|process| validate::process(&process));
+    let mut spec = match bundle::parse(data, &|_| ()) {
         Ok(spec) => spec,
         Err(error) => return one_line(&error),
     };
     let text = serde_json::to_vec(&spec).expect("a configuration that was read can be written");
-    let again = bundle::parse(&text).expect("what podrun wrote");
+    let again = bundle::parse(&text, &|warning| panic!("{warning}")).expect("what podrun wrote");
     assert_eq!(spec, again);
     if let Err(error) = validate::validate(&spec) {
         return one_line(&error);

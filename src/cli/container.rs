@@ -7,6 +7,7 @@ use podrun::error::{Error, Kind, Result};
 use podrun::launch;
 use podrun::paths::{ContainerId, Roots};
 use podrun::runtime;
+use podrun::spec::bundle::Warn;
 use podrun::spec::host::Host;
 use podrun::spec::manager::Manager;
 use podrun::spec::options::{Network, Rootfs, Userns};
@@ -187,10 +188,17 @@ pub(super) fn own_window() -> Option<WindowSize> {
     fds.into_iter().find_map(|fd| rustix::termios::tcgetwinsize(fd).ok()).map(WindowSize::from)
 }
 
-/// The container that the OCI bundle at `dir` describes, for a shim; `inherited` limits it where it says nothing.
-pub(super) fn of_bundle(dir: &Path, rm: bool, cgroups: Manager, inherited: &[String]) -> Result<Compiled> {
+/// The container that the OCI bundle at `dir` describes, for a shim; `inherited` limits it where it says nothing, and
+/// `warn` hears of what is passed over.
+pub(super) fn of_bundle(
+    dir: &Path,
+    rm: bool,
+    cgroups: Manager,
+    inherited: &[String],
+    warn: Warn<'_>,
+) -> Result<Compiled> {
     let dir = std::path::absolute(dir).map_err(|error| Error::io("resolve", dir, &error))?;
-    let mut spec = runtime::read_config(&dir)?;
+    let mut spec = runtime::read_config(&dir, warn)?;
     if bundle::cgroups_path(&spec).is_some() {
         return Err(Error::usage("config linux.cgroupsPath", "is for containers that an engine supervises"));
     }

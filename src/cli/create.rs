@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use podrun::error::{Error, Result};
 use podrun::paths::{ContainerId, Roots};
 use podrun::runtime::Caller;
+use podrun::spec::bundle::Warn;
 use podrun::spec::manager::Manager;
 use podrun::state::publish::{self, Durability};
 use podrun::{client, runtime};
@@ -74,6 +75,7 @@ pub(super) fn run(
     cgroups: Manager,
     inherited: Vec<String>,
     stack: Option<Rlimit>,
+    warn: Warn<'_>,
 ) -> Outcome {
     if let Some(bundle) = args.bundle.as_ref().filter(|_| !args.supervise) {
         host::protect_program(stack)?;
@@ -89,12 +91,12 @@ pub(super) fn run(
             cgroups,
             stack,
         };
-        runtime::create(roots, &args.id, bundle, caller)?;
+        runtime::create(roots, &args.id, bundle, caller, warn)?;
         return Ok(0);
     }
     (args.container.cgroups, args.container.inherited) = (cgroups, inherited);
     let (compiled, reserved) = match &args.bundle {
-        Some(bundle) => (of_bundle(bundle, false, cgroups, &args.container.inherited)?, None),
+        Some(bundle) => (of_bundle(bundle, false, cgroups, &args.container.inherited, warn)?, None),
         None => args.container.compile(args.walls, args.limits, args.care, roots, &args.id, false)?,
     };
     args.pid_file.as_deref().map_or(Ok(()), publish::check_place)?;

@@ -12,7 +12,7 @@ use podrun::launch::Process;
 use podrun::paths::{ContainerId, Roots};
 use podrun::protocol::{Exec, Reply};
 use podrun::runtime;
-use podrun::spec::bundle;
+use podrun::spec::bundle::{self, Warn};
 use podrun::state::publish::{self, Durability};
 use podrun::state::{Ending, store};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -95,22 +95,23 @@ impl Args {
     }
 }
 
-pub(super) fn run(roots: &Roots, args: Args, stack: Option<Rlimit>) -> Outcome {
+pub(super) fn run(roots: &Roots, args: Args, stack: Option<Rlimit>, warn: Warn<'_>) -> Outcome {
     if is_oci(roots, &args.id)? {
         host::protect_program(stack)?;
-        return by_ourselves(roots, args, stack);
+        return by_ourselves(roots, args, stack, warn);
     }
     by_shim(roots, args)
 }
 
 /// In a container that an engine supervises. Our descriptors are the process's, whatever they are.
-fn by_ourselves(roots: &Roots, args: Args, stack: Option<Rlimit>) -> Outcome {
+fn by_ourselves(roots: &Roots, args: Args, stack: Option<Rlimit>, warn: Warn<'_>) -> Outcome {
     // While nothing else of ours is open that could have one of their numbers.
     let preserved = descriptors::preserved(args.preserve_fds)?;
     let base = match &args.process {
         Some(file) => {
             let text = std::fs::read(file).map_err(|error| Error::io("read", file, &error))?;
-            Some(bundle::parse_process(&text).map_err(|error| error.at_file(file))?)
+            let warn = |error: &Error| warn(&error.clone().at_file(file));
+            Some(bundle::parse_process(&text, &warn).map_err(|error| error.at_file(file))?)
         }
         None => None,
     };

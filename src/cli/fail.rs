@@ -1,4 +1,4 @@
-//! The one place where an error is printed: stderr, and the file that `--log` names.
+//! The one place where an error is printed: stderr, and the file that `--log` names; and a warning, there or here.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -21,15 +21,23 @@ pub(super) struct Sink {
 }
 
 impl Sink {
+    /// What is passed over: in the log where there is one, and on stderr otherwise.
+    pub(super) fn warn(&self, error: &Error) {
+        match self.path {
+            Some(_) => self.write("warning", &error.to_string()),
+            None => eprint(&format!("podrun: warning: {error}\n")),
+        }
+    }
+
     /// One record for all of `message`. A log that cannot be written must not hide the error.
-    fn write(&self, message: &str) {
+    fn write(&self, level: &str, message: &str) {
         let Some(path) = &self.path else { return };
         let time = Timestamp::now();
         let line = match self.format {
             LogFormat::Json => {
-                serde_json::json!({ "level": "error", "msg": message, "time": time.to_string() }).to_string()
+                serde_json::json!({ "level": level, "msg": message, "time": time.to_string() }).to_string()
             }
-            LogFormat::Text => format!("{time} error {message}"),
+            LogFormat::Text => format!("{time} {level} {message}"),
         };
         let file = OpenOptions::new().append(true).create(true).open(path);
         if let Err(error) = file.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes())) {
@@ -50,7 +58,7 @@ pub(super) fn report(errors: &[Error], sink: &Sink, launches: bool) -> ExitCode 
     }
     eprint(&text);
     if !errors.is_empty() {
-        sink.write(&errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "));
+        sink.write("error", &errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "));
     }
     let code = |error: &Error| if launches { error.launch_exit_code() } else { error.exit_code() };
     ExitCode::from(errors.first().map_or(0, code))

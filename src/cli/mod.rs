@@ -17,6 +17,7 @@ use std::sync::mpsc;
 use clap::{ArgMatches, Args as _, FromArgMatches, Parser, Subcommand, ValueEnum};
 use podrun::error::Error;
 use podrun::paths::{ContainerId, Roots};
+use podrun::spec::bundle::Warn;
 use podrun::spec::manager::Manager;
 use rustix::process::Rlimit;
 
@@ -93,10 +94,10 @@ struct Global {
     /// Where their sockets and locks are [default: /run/podrun, or DIR/run with --root DIR] [env: PODRUN_RUN_ROOT]
     #[arg(long, value_name = "DIR")]
     run_root: Option<PathBuf>,
-    /// Also append an error to this file
+    /// Also append an error to this file, and a warning instead of on stderr
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
-    /// How an error is written there
+    /// How they are written there
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     log_format: LogFormat,
     /// Tell on stderr what podrun does, from this level on [env: PODRUN_LOG]
@@ -362,13 +363,13 @@ pub(crate) fn main() -> ExitCode {
     };
     let sink = fail::Sink { path: cli.global.log.clone(), format: cli.global.log_format };
     let launches = cli.command.launches();
-    match run(cli, stack) {
+    match run(cli, stack, &|error| sink.warn(error)) {
         Ok(code) => ExitCode::from(code),
         Err(errors) => fail::report(&errors.0, &sink, launches),
     }
 }
 
-fn run(mut cli: Cli, stack: Option<Rlimit>) -> Outcome {
+fn run(mut cli: Cli, stack: Option<Rlimit>, warn: Warn<'_>) -> Outcome {
     host::keep_own_files();
     environment::complete(&mut cli.global)?;
     trace::start(&cli.global);
@@ -394,10 +395,10 @@ fn run(mut cli: Cli, stack: Option<Rlimit>) -> Outcome {
     let roots = roots()?;
     tracing::debug!(root = %roots.root.display(), run_root = %roots.run_root.display(), ?cgroups);
     match cli.command {
-        Command::Create(args) => create::run(&roots, args, cgroups, limits, stack),
-        Command::Run(args) => run::run(&roots, args, cgroups, limits),
+        Command::Create(args) => create::run(&roots, args, cgroups, limits, stack, warn),
+        Command::Run(args) => run::run(&roots, args, cgroups, limits, warn),
         Command::Start(args) => start::run(&roots, &args),
-        Command::Exec(args) => exec::run(&roots, args, stack),
+        Command::Exec(args) => exec::run(&roots, args, stack, warn),
         Command::Attach(args) => attach::run(&roots, args),
         Command::Wait(args) => wait::run(&roots, &args),
         Command::Kill(args) => kill::run(&roots, &args),

@@ -7,6 +7,7 @@ use podrun::error::{Error, Result};
 use podrun::log::reader::{Reader, Selection};
 use podrun::paths::{ContainerId, Roots};
 use podrun::protocol::Request;
+use podrun::spec::bundle::Warn;
 use podrun::spec::manager::Manager;
 use podrun::state::publish;
 
@@ -57,14 +58,20 @@ pub(super) struct Args {
     care: CareArgs,
 }
 
-pub(super) fn run(roots: &Roots, mut args: Args, cgroups: Manager, inherited: Vec<String>) -> Outcome {
+pub(super) fn run(
+    roots: &Roots,
+    mut args: Args,
+    cgroups: Manager,
+    inherited: Vec<String>,
+    warn: Warn<'_>,
+) -> Outcome {
     (args.container.cgroups, args.container.inherited) = (cgroups, inherited);
     let id = match args.id {
         Some(id) => id,
         None => made_up()?,
     };
     let (compiled, reserved) = match &args.bundle {
-        Some(bundle) => (of_bundle(bundle, args.rm, cgroups, &args.container.inherited)?, None),
+        Some(bundle) => (of_bundle(bundle, args.rm, cgroups, &args.container.inherited, warn)?, None),
         None => args.container.compile(args.walls, args.limits, args.care, roots, &id, args.rm)?,
     };
     let process = compiled.spec.process().as_ref();

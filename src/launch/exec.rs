@@ -172,7 +172,7 @@ pub fn plan_exec(spec: &Spec, wanted: &Process) -> Result<ExecPlan> {
     });
     // A user namespace's capabilities are none over a process that was not executed in it.
     let is_hosts = owned & Namespaces::flag(LinuxNamespaceType::User) == 0;
-    let unseen = owned & pid != 0 && is_hosts && (may_trace || namespaces.pid.is_some());
+    let unseen = owned & pid != 0 && (is_hosts && may_trace || namespaces.pid.is_some());
     if unseen && process.notify.is_some() {
         // It is filtered before it has its number.
         let why = "SCMP_ACT_NOTIFY cannot be had where processes of the container may trace (CAP_SYS_PTRACE)";

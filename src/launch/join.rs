@@ -46,5 +46,5 @@ pub(super) fn in_pid_namespace(
     enter(&theirs)?;
     let spawned = spawn();
     enter(&ours)?;
-    spawned.map_err(|error| Error::io("start init in the pid namespace", path, &error))
+    spawned.map_err(|error| Error::io("start a process in the pid namespace", path, &error))
 }

@@ -191,12 +191,9 @@ impl Namespaces {
         if namespaces.new & u64::from(Self::flag(LinuxNamespaceType::Mount)) == 0 {
             return Err(Error::usage("linux.namespaces", "has no new mount namespace"));
         }
-        // A procfs of others' processes is not to be mounted by who is in the new one, and who is not would mount
-        // the host's.
-        let pid = namespaces.pid.as_ref().map(|path| (LinuxNamespaceType::Pid, path));
-        let mut joined = namespaces.joined.iter().map(|(kind, path)| (*kind, path));
-        let cgroup = joined.find(|(kind, _)| *kind == LinuxNamespaceType::Cgroup);
-        if let Some((kind, path)) = pid.or(cgroup)
+        // A cgroup file system of theirs would have to be mounted from outside, where it shows what is the host's.
+        let mut joined = namespaces.joined.iter();
+        if let Some((kind, path)) = joined.find(|(kind, _)| *kind == LinuxNamespaceType::Cgroup)
             && namespaces.is_new(LinuxNamespaceType::User)
         {
             let what = format!("joining the {kind} namespace {} from a new user namespace", path.display());

@@ -14,13 +14,16 @@ use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{OpenTreeFlags, open_tree};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::{Signal, WaitId, WaitIdOptions, set_parent_process_death_signal, waitid};
 
 use super::mounts::{self, Source, attach};
 use super::plan::{Mount, Plan};
 use super::root::{self, Target};
-use super::{rootfs, userns};
+use super::{gate, join, rootfs, userns};
 use crate::error::{Error, Result};
 use crate::sys::mount::{NODEV, NOEXEC, NOSUID};
+use crate::sys::{Clone3, clone, pass};
 
 /// For each mount of a plan the user namespace of its own map, where it has one.
 pub(super) type OwnMaps = Vec<Option<OwnedFd>>;
@@ -48,7 +51,11 @@ pub(super) fn open(
         let source = if mount.options.bind {
             Some(mounts::bind(mount, own.as_ref().map(AsFd::as_fd).or(namespace))?)
         } else if namespace.is_some() && shows_the_hosts(plan, mount) {
-            Some((mounts::file_system(mount)?, Target::Directory))
+            let tree = match plan.namespaces.pid.as_deref().filter(|_| mount.kind == "proc") {
+                Some(path) => procfs_of(path, mount)?,
+                None => mounts::file_system(mount)?,
+            };
+            Some((tree, Target::Directory))
         } else {
             None
         };
@@ -57,8 +64,48 @@ pub(super) fn open(
     Ok(sources)
 }
 
-/// Whether a file system tells about a namespace that the container shares with the host. The root of
-/// another user namespace may not mount it.
+/// Where the child that mounts a procfs passes it on.
+struct There<'a> {
+    mount: &'a Mount,
+    socket: &'a OwnedFd,
+}
+
+/// A procfs of the pid namespace that `path` stands for. A procfs is of the processes among whom it is mounted, and
+/// this process is not one of them: a child that is does it, and is gone when this returns.
+fn procfs_of(path: &Path, mount: &Mount) -> Result<OwnedFd> {
+    let pair = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None);
+    let (ours, theirs) = pair.map_err(|errno| Error::os("make a socket pair", errno))?;
+    let there = There { mount, socket: &theirs };
+    let clone = Clone3 { namespaces: 0, cgroup: None, keep: &[theirs.as_fd()] };
+    let child = join::in_pid_namespace(path, || clone.spawn(&there, mount_there))?;
+    drop(theirs);
+    let received = gate::read_report(&ours);
+    let _ = waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED);
+    let (report, fds) = received?;
+    fds.into_iter().next().ok_or_else(|| {
+        let died = || Error::failed(format!("mount proc of {}", path.display()), "the process for it died");
+        gate::outcome(&report).err().unwrap_or_else(died)
+    })
+}
+
+fn mount_there(there: &There<'_>) -> ! {
+    // Whoever stops this process stops nobody else for long: it ends with its parent.
+    let bound = set_parent_process_death_signal(Some(Signal::KILL));
+    let made = bound
+        .map_err(|errno| Error::os("be bound to the parent", errno))
+        .and_then(|()| mounts::file_system(there.mount))
+        .and_then(|tree| {
+            let sent = pass::send(there.socket, &[0], &[tree.as_fd()]);
+            sent.map_err(|errno| Error::os("pass a procfs on", errno))
+        });
+    if let Err(error) = made {
+        gate::report(there.socket, &error);
+    }
+    clone::exit(0)
+}
+
+/// Whether a file system tells about a namespace that is not the container's own. The root of another user namespace
+/// may not mount it.
 fn shows_the_hosts(plan: &Plan, mount: &Mount) -> bool {
     use oci_spec::runtime::LinuxNamespaceType::{Ipc, Network, Pid};
     match mount.kind.as_str() {

@@ -12,6 +12,9 @@
 //!                                                                 root inside ▸ proc, /dev, … ▸ pivot_root
 //! ```
 //!
+//! A pid namespace of others is joined so by the children of the builder alone, init and one that mounts its procfs
+//! ([`sources`]); the builder itself stays where the host's numbers are known.
+//!
 //! The root filesystem is shown through an idmapped mount, so that nothing in it changes its owner
 //! (Linux 5.12; below an overlay 5.19).
 
@@ -151,14 +154,20 @@ pub(super) fn by_builder<T>(
 
 fn build<T>(builder: &Builder<'_, T>) -> ! {
     rustix::process::umask(Mode::empty());
-    // From the new user namespace nobody could join them; and what is mounted tells of them.
-    let made = join::others(builder.plan)
+    // Some of its children are born where others may look at them.
+    let made = credentials::hide_from_tracers()
+        // From the new user namespace nobody could join them; and what is mounted tells of them.
+        .and_then(|()| join::others(builder.plan))
         .and_then(|()| sources::stage(builder.plan, builder.maps, builder.namespace.as_fd()))
         .and_then(|()| {
-            let made = builder.clone.spawn_sibling(builder.argument, builder.main);
-            made.map(|made| made.pid).map_err(|error| Error::io("start", "init", &error))
+            let init = || builder.clone.spawn_sibling(builder.argument, builder.main);
+            match &builder.plan.namespaces.pid {
+                // This process itself stays outside, and so has the host's number of init.
+                Some(path) => join::in_pid_namespace(path, init),
+                None => init().map_err(|error| Error::io("start", "init", &error)),
+            }
         });
-    usher::answer(&builder.answer, made)
+    usher::answer(&builder.answer, made.map(|made| made.pid))
 }
 
 /// Gives the user namespace of `init` its maps, and init what only somebody outside can give it, which is

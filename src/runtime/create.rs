@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::events::{What, emit};
 use crate::launch::{self, Gate, Hooks, Stdio};
 use crate::paths::{ContainerId, ContainerPaths, Roots};
+use crate::spec::bundle::Warn;
 use crate::spec::limits;
 use crate::spec::manager::Manager;
 use crate::spec::settings::Settings;
@@ -49,10 +50,17 @@ pub struct Caller<'a> {
 const NOTIFY_SOCKET: &str = "/run/notify/notify.sock";
 
 /// Creates container `id` from the OCI bundle at `bundle`. Its init is built, waits for
-/// [`start`](super::start), and is the child of whoever adopts the orphans of this process.
-pub fn create(roots: &Roots, id: &ContainerId, bundle: &Path, caller: Caller<'_>) -> Result<()> {
+/// [`start`](super::start), and is the child of whoever adopts the orphans of this process. `warn` hears of what in the
+/// bundle is passed over.
+pub fn create(
+    roots: &Roots,
+    id: &ContainerId,
+    bundle: &Path,
+    caller: Caller<'_>,
+    warn: Warn<'_>,
+) -> Result<()> {
     let bundle = std::path::absolute(bundle).map_err(|error| Error::io("resolve", bundle, &error))?;
-    let mut spec = read_config(&bundle)?;
+    let mut spec = read_config(&bundle, warn)?;
     pass_on(&mut spec, &caller);
     caller.pid_file.map_or(Ok(()), publish::check_place)?;
     let console = Console::of(&spec, caller.console_socket)?;
@@ -175,14 +183,15 @@ fn build(
     }
 }
 
-/// `config.json` of the bundle.
-pub fn read_config(bundle: &Path) -> Result<Spec> {
+/// `config.json` of the bundle; `warn` hears of what in it is passed over.
+pub fn read_config(bundle: &Path, warn: Warn<'_>) -> Result<Spec> {
     let path = bundle.join("config.json");
     let text = std::fs::read(&path).map_err(|error| {
         Error::io("read", &path, &error)
             .hint("a bundle is a directory with a config.json and a root filesystem")
     })?;
-    let config = bundle::parse(&text).map_err(|error| error.at_file(&path))?;
+    let config = bundle::parse(&text, &|error| warn(&error.clone().at_file(&path)))
+        .map_err(|error| error.at_file(&path))?;
     validate::validate(&config)?;
     Ok(config)
 }

@@ -2,18 +2,23 @@
 
 use std::path::Path;
 
-use oci_spec::runtime::Process;
+use oci_spec::runtime::{Capability, Process};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::Spec;
 use crate::error::{Error, Result};
 
+/// Hears of what is passed over and does not fail the container.
+pub type Warn<'a> = &'a dyn Fn(&Error);
+
 /// Reads a configuration; an error names the field.
-pub fn parse(text: &[u8]) -> Result<Spec> {
+pub fn parse(text: &[u8], warn: Warn<'_>) -> Result<Spec> {
     let mut value = json(text, "config")?;
     if let Some(process) = value.get_mut("process") {
         complete(process);
+        pass_over_capabilities(process, "config process.capabilities", warn);
     }
     // Old engines write places inside without the root that they begin at.
     for mount in value.get_mut("mounts").and_then(Value::as_array_mut).into_iter().flatten() {
@@ -28,9 +33,10 @@ pub fn parse(text: &[u8]) -> Result<Spec> {
 }
 
 /// Reads a process alone, as `exec --process` gets it.
-pub fn parse_process(text: &[u8]) -> Result<Process> {
+pub fn parse_process(text: &[u8], warn: Warn<'_>) -> Result<Process> {
     let mut value = json(text, "process")?;
     complete(&mut value);
+    pass_over_capabilities(&mut value, "process capabilities", warn);
     typed(value, "process")
 }
 
@@ -75,6 +81,26 @@ fn complete(process: &mut Value) {
     }
 }
 
+/// Takes out the names that no capability has: they are to be warned of, and not to fail the container (runtime
+/// specification, `capabilities`), for an engine may know more of them than the kernel or podrun does.
+fn pass_over_capabilities(process: &mut Value, field: &str, warn: Warn<'_>) {
+    let mut unknown = Vec::new();
+    for set in ["bounding", "permitted", "effective", "inheritable", "ambient"] {
+        let place = format!("/capabilities/{set}");
+        let Some(names) = process.pointer_mut(&place).and_then(Value::as_array_mut) else { continue };
+        names.retain(|name| {
+            let unheard_of = name.is_string() && Capability::deserialize(name).is_err();
+            if unheard_of && !unknown.contains(name) {
+                unknown.push(name.clone());
+            }
+            !unheard_of
+        });
+    }
+    for name in unknown {
+        warn(&Error::usage(field, format!("{name} is no capability that podrun knows: it is not given")));
+    }
+}
+
 fn typed<T: DeserializeOwned>(value: Value, what: &str) -> Result<T> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let field = match error.path().to_string().as_str() {
@@ -95,13 +121,13 @@ mod tests {
         {
             let process = json!({"cwd": "/", "args": ["true"],
                 "scheduler": {"policy": "SCHED_OTHER", "flags": [format!("SCHED_FLAG_{flag}")]}});
-            assert!(parse_process(process.to_string().as_bytes()).is_ok(), "{flag}");
+            assert!(parse_process(process.to_string().as_bytes(), &|_| ()).is_ok(), "{flag}");
         }
     }
 
     #[test]
     fn what_is_wrong_is_named() {
-        let complaint = |text: &str| parse(text.as_bytes()).unwrap_err().to_string();
+        let complaint = |text: &str| parse(text.as_bytes(), &|_| ()).unwrap_err().to_string();
         assert!(complaint("").starts_with("config: EOF"));
         assert!(complaint("{} x").starts_with("config: trailing"));
         assert!(complaint(r#"{"ociVersion":1}"#).starts_with("config ociVersion: invalid type"));
@@ -114,6 +140,24 @@ mod tests {
 
     #[test]
     fn a_process_without_a_user_is_roots() {
-        assert_eq!(parse_process(br#"{"args":["a"],"cwd":"/"}"#).unwrap().user().uid(), 0);
+        assert_eq!(parse_process(br#"{"args":["a"],"cwd":"/"}"#, &|_| ()).unwrap().user().uid(), 0);
+    }
+
+    #[test]
+    fn capabilities_that_nobody_knows_are_told_once_and_the_others_stay() {
+        let process = json!({"args": ["a"], "cwd": "/", "capabilities": {
+            "bounding": ["CAP_FUTURE", "CAP_KILL"], "effective": ["CAP_FUTURE", "CAP_PAST"],
+        }});
+        let told = std::cell::RefCell::new(Vec::new());
+        let warn = |error: &Error| told.borrow_mut().push(error.to_string());
+        let process = parse_process(process.to_string().as_bytes(), &warn).unwrap();
+        let sets = process.capabilities().clone().unwrap();
+        assert_eq!(sets.bounding().clone().unwrap(), [Capability::Kill].into());
+        assert_eq!(sets.effective().clone().unwrap(), [].into());
+        let told = told.into_inner();
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told[0].contains("CAP_FUTURE") && told[1].contains("CAP_PAST"), "{told:?}");
+        let number = br#"{"args":["a"],"cwd":"/","capabilities":{"bounding":[1]}}"#;
+        assert!(parse_process(number, &|_| ()).is_err());
     }
 }

@@ -72,7 +72,7 @@ fn a_field_that_is_wrong_or_missing_is_named() {
             json!([{"type": "RLIMIT_CORE", "soft": 2, "hard": 1}]),
             "config process.rlimits[0]",
         ),
-        ("/process/capabilities", json!({"bounding": ["CAP_X"]}), "config process.capabilities"),
+        ("/process/capabilities", json!({"bounding": [1]}), "config process.capabilities"),
         ("/linux", removed.clone(), "config linux"),
         ("/linux/namespaces", json!([]), "config linux.namespaces"),
         ("/linux/namespaces", json!([{"type": "moon"}]), "config linux.namespaces[0].type"),

@@ -1,15 +1,16 @@
 //! The OCI scenarios with another runtime under test: which they are, and where crun and runc differ.
 //!
 //! `tests/peers` runs [`scenarios`] for each runtime that is installed. It starts this test program again for every
-//! scenario, with `PODRUN_TEST_PEER` set, and judges how that ended by [`DIFFERENCES`]: who is not in it passes, and who
+//! scenario, with `PODRUN_TEST_PEER` set, and judges how that ended by [`differences`]: who is not in it passes, and who
 //! is in it still fails, with what the table says that it shows.
 
 use std::collections::VecDeque;
 use std::process::Command;
 use std::sync::Mutex;
 
-use differences::{AT_TIMES, DIFFERENCES};
+use differences::{AT_TIMES, Difference, differences};
 
+use crate::harness::in_guest;
 use crate::harness::peer::peer;
 
 mod differences;
@@ -31,6 +32,9 @@ const SET: &[&str] = &[
     "terminal::an_engine_receives_the_terminal_over_its_console_socket",
     "userns::as_engines_write_it_the_rootfs_is_the_engines_to_prepare",
 ];
+
+/// The same for `tests/guest/run`: limits have all of their controllers there only.
+const SET_IN_GUEST: &[&str] = &["spec_resources::"];
 
 /// Of those modules, what is about podrun's own commands, flags and texts.
 const PODRUNS_OWN: &[&str] = &[
@@ -57,11 +61,11 @@ fn all() -> Vec<String> {
     list.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect()
 }
 
-/// Those that are asked of the others.
-fn selected() -> Vec<String> {
+/// Those of `set` that are asked of the others.
+fn selected(set: &[&str]) -> Vec<String> {
     let wanted = |name: &String| {
         let of_set = |one: &&str| if one.ends_with("::") { name.starts_with(*one) } else { name == one };
-        SET.iter().any(of_set) && !PODRUNS_OWN.contains(&name.as_str())
+        set.iter().any(of_set) && !PODRUNS_OWN.contains(&name.as_str())
     };
     all().into_iter().filter(wanted).collect()
 }
@@ -77,18 +81,18 @@ fn judge(scenario: &str, peer: &str) -> (String, bool, bool) {
     let said =
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let ran = said.contains("running 1 test");
-    let listed = DIFFERENCES.iter().find(|one| one.scenario == scenario && one.peer == peer);
-    let at_times = AT_TIMES.iter().find(|one| {
-        let is = one.scenario.is_empty() || one.scenario == scenario;
-        is && one.peer == peer && said.contains(one.shows)
-    });
-    match (output.status.success() && ran, listed.or(at_times)) {
-        (true, _) if listed.is_none() => (format!("ok: {scenario}"), false, false),
+    let is = |one: &&Difference| one.scenario == scenario && one.peer == peer;
+    let listed = differences().any(|one| is(&one));
+    let of_any = |one: &&Difference| one.scenario.is_empty() && one.peer == peer;
+    let at_times = AT_TIMES.iter().filter(|one| is(one) || of_any(one));
+    let shown = differences().filter(is).chain(at_times).find(|one| said.contains(one.shows));
+    match (output.status.success() && ran, shown) {
+        (true, _) if !listed => (format!("ok: {scenario}"), false, false),
         (true, _) => (format!("FAILED: {scenario}: no longer differs"), true, false),
-        (false, Some(one)) if said.contains(one.shows) => {
-            (format!("differs: {scenario}: {}", one.why), false, true)
+        (false, Some(one)) => (format!("differs: {scenario}: {}", one.why), false, true),
+        (false, None) if listed => {
+            (format!("FAILED: {scenario}: differs, but not as listed:\n{said}"), true, false)
         }
-        (false, Some(_)) => (format!("FAILED: {scenario}: differs, but not as listed:\n{said}"), true, false),
         (false, None) => (format!("FAILED: {scenario}:\n{said}"), true, false),
     }
 }
@@ -99,7 +103,8 @@ fn judge(scenario: &str, peer: &str) -> (String, bool, bool) {
 fn scenarios() {
     let peer = peer().expect("PODRUN_TEST_PEER names a runtime");
     let filter = std::env::var("PODRUN_TEST_PEER_FILTER").unwrap_or_default();
-    let wanted: Vec<_> = selected().into_iter().filter(|name| name.contains(&filter)).collect();
+    let (set, place) = if in_guest() { (SET_IN_GUEST, " in the guest") } else { (SET, "") };
+    let wanted: Vec<_> = selected(set).into_iter().filter(|name| name.contains(&filter)).collect();
     let count = wanted.len();
     // libtest has written "test … ... " without a newline.
     println!();
@@ -110,7 +115,7 @@ fn scenarios() {
             let mut sums = sums.lock().expect("no panic");
             sums.0 += usize::from(failed);
             sums.1 += usize::from(differs);
-            println!("peers: {peer}: {line}");
+            println!("peers: {peer}{place}: {line}");
         }
     };
     std::thread::scope(|scope| {
@@ -119,18 +124,18 @@ fn scenarios() {
         }
     });
     let (failed, differ) = *sums.lock().expect("no panic");
-    println!("peers: {peer}: {count} scenarios, {failed} failed, {differ} differ");
+    println!("peers: {peer}{place}: {count} scenarios, {failed} failed, {differ} differ");
     assert_eq!(failed, 0);
 }
 
 #[test]
 fn every_name_in_the_lists_is_a_scenario() {
-    let (all, selected) = (all(), selected());
+    let (all, selected) = (all(), [selected(SET), selected(SET_IN_GUEST)].concat());
     let single = SET.iter().filter(|name| !name.ends_with("::"));
     for name in PODRUNS_OWN.iter().chain(single) {
         assert!(all.iter().any(|one| one == name), "{name} is no scenario");
     }
-    for one in DIFFERENCES {
+    for one in differences() {
         assert!(
             selected.iter().any(|name| name == one.scenario),
             "{} is no scenario of the set",
@@ -149,7 +154,7 @@ fn the_readme_names_every_option_and_difference_and_only_tests_that_there_are() 
         let is = |one: &String| one == word || one.starts_with(&format!("{word}::"));
         assert!(all.iter().any(is), "{word} is no test");
     }
-    for one in DIFFERENCES {
+    for one in differences() {
         let row = |line: &str| line.contains(one.scenario) && line.contains(one.why);
         assert!(readme.lines().any(row), "{} of {} is not in the table", one.scenario, one.peer);
     }

@@ -106,6 +106,41 @@ fn the_examples_users_are_mapped() {
     assert_eq!(image.join("etc/new").metadata().unwrap().uid(), 1000);
 }
 
+/// Nobody could join it from inside the new one, whose root has no rights over it.
+#[test]
+fn users_are_mapped_in_a_pid_namespace_that_is_joined() {
+    let podrun = Podrun::new();
+    let first = Engine::create(&podrun, "first", &config(&busybox(), &["sleep", "1000"]));
+    podrun.cmd(["start", "first"]).run().expect(0);
+    let pid = first.pid.to_string();
+    let image = podrun.dir().join("image");
+    image_of(&image, 1000);
+    let mut second = config(image.to_str().expect("UTF-8"), &["sleep", "1001"]);
+    map_users(&mut second);
+    let namespaces = second["linux"]["namespaces"].as_array_mut().expect("namespaces");
+    namespaces.retain(|namespace| namespace["type"] != "pid");
+    push_namespace(&mut second, json!({"type": "pid", "path": format!("/proc/{pid}/ns/pid")}));
+    let engine = Engine::create(&podrun, "o", &second);
+    podrun.cmd(["start", "o"]).run().expect(0);
+    let init = engine.pid.to_string();
+    assert_eq!(link(&init, "pid"), link(&pid, "pid"));
+    let script = "readlink /proc/self/ns/pid; readlink /proc/self/ns/user; tr -s ' ' </proc/self/uid_map; \
+                  tr -s ' ' </proc/self/gid_map; id -u; stat -c %u /bin; : >/etc/new; \
+                  tr '\\0' ' ' </proc/1/cmdline";
+    let told = podrun.cmd(["exec", "o", "--", "sh", "-c", script]).ok();
+    let lines: Vec<_> = told.lines().map(str::trim).collect();
+    let maps = "0 1000 32000";
+    assert_eq!(lines, [&link(&pid, "pid"), &link(&init, "user"), maps, maps, "0", "0", "sleep 1000"]);
+    assert_ne!(link(&init, "user"), link(&pid, "user"));
+    assert_eq!(image.join("etc/new").metadata().expect("what it made").uid(), 1000);
+    // It is no init there: its end is its own.
+    podrun.cmd(["delete", "--force", "o"]).run().expect(0);
+    engine.wait();
+    assert_eq!(podrun.status("first"), "running");
+    podrun.cmd(["delete", "--force", "first"]).run().expect(0);
+    first.wait();
+}
+
 #[test]
 fn the_examples_clocks_are_set_off() {
     let podrun = Podrun::new();

@@ -5,7 +5,9 @@ use std::os::unix::net::UnixListener;
 
 use serde_json::{Value, json};
 
-use crate::harness::bundle::{CONSOLE, Engine, config, inside, push_mount, push_namespace, refused};
+use crate::harness::bundle::{
+    CONSOLE, Engine, config, inside, inside_by, push_mount, push_namespace, refused,
+};
 use crate::harness::{Podrun, busybox, debian, executable};
 use crate::spec_linux::has_fuse;
 use crate::spec_mounts::image_of;
@@ -71,6 +73,43 @@ fn the_examples_process_is_as_asked() {
     // What asks for the I/O of nobody else's time is looked at below.
     config["process"].as_object_mut().unwrap().remove("ioPriority");
     assert_eq!(on_a_terminal(&podrun, &config), printed(SEEN));
+}
+
+/// It is of a later kernel, or of none: those that there are are given all the same.
+#[test]
+fn a_capability_that_there_is_none_of_is_a_warning() {
+    let podrun = Podrun::new();
+    let named = json!(["CAP_FUTURE", "CAP_KILL"]);
+    let sets = json!({"bounding": named, "permitted": named, "effective": named});
+    let look = "grep ^Cap /proc/self/status";
+    let seen = "CapInh:\t0000000000000000\nCapPrm:\t0000000000000020\nCapEff:\t0000000000000020\n\
+                CapBnd:\t0000000000000020\nCapAmb:\t0000000000000000\n";
+    let log = podrun.dir().join("log.json");
+    let creator = format!(r#"exec podrun --log {} --log-format json "$@""#, log.display());
+    let told = inside_by(&podrun, &busybox(), look, &creator, |config| {
+        config["process"]["capabilities"] = sets.clone();
+    });
+    assert_eq!(told, seen);
+    let text = std::fs::read_to_string(&log).expect("a log");
+    let object: Value =
+        serde_json::from_str(text.lines().next().expect("a warning")).expect("one JSON object");
+    assert_eq!(object["level"], "warning");
+    assert!(object["msg"].as_str().expect("a message").contains("CAP_FUTURE"), "{object}");
+    // Without a log it is on stderr, which is the container's, too.
+    let mut config = config(&busybox(), &["sleep", "1000"]);
+    config["process"]["capabilities"] = sets.clone();
+    let engine = Engine::create(&podrun, "o", &config);
+    podrun.cmd(["start", "o"]).run().expect(0);
+    let process = json!({"args": ["sh", "-c", look], "cwd": "/", "env": ["PATH=/bin"], "capabilities": sets});
+    let file = podrun.dir().join("process.json");
+    std::fs::write(&file, process.to_string()).expect("write the process");
+    let joined = podrun.cmd(["exec", "--process", file.to_str().expect("UTF-8"), "o"]).run();
+    joined.expect(0);
+    assert_eq!(joined.out(), seen);
+    podrun.cmd(["delete", "--force", "o"]).run().expect(0);
+    for said in [engine.wait().err(), joined.err()] {
+        assert!(said.contains("warning") && said.contains("CAP_FUTURE"), "{said}");
+    }
 }
 
 #[test]

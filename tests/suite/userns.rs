@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::harness::bundle::{Engine, config};
+use crate::harness::bundle::{Engine, config, refused};
 use crate::harness::{Cmd, Podrun, busybox, debian, in_guest, overlay};
 
 const MAP: &str = "map:0:100000:65536";
@@ -157,10 +157,25 @@ fn namespaces_of_others_are_joined_from_it() {
     let args = ["run", "-d", "two", "--userns", MAP, "--rootfs", &busybox()];
     podrun.cmd(args.iter().chain(&options).chain(&["--", "sleep", "100000"])).prints("two\n");
     podrun.cmd(["exec", "two", "--", "sh", "-c", look]).prints(&expected);
-    // What would show it the processes of the host is refused.
+    // Among processes of others it sees them, and the rest of the host no more than they do.
     let theirs = format!("ns:/proc/{pid}/ns/pid");
-    let refused = run(&podrun, &busybox(), &["--pid", &theirs], "true").run();
-    refused.is_a_failure(125, "joining the pid namespace");
+    let look = "readlink /proc/self/ns/pid; cat /proc/1/comm; id -u";
+    let expected = format!("{}\nsleep\n0\n", fs::read_link(&theirs[3..]).unwrap().display());
+    run(&podrun, &busybox(), &["--pid", &theirs], look).prints(&expected);
+    let args = ["run", "-d", "three", "--userns", MAP, "--pid", &theirs, "--rootfs", &busybox()];
+    podrun.cmd(args.iter().chain(&["--", "sleep", "100000"])).prints("three\n");
+    podrun.cmd(["exec", "three", "--", "sh", "-c", look]).prints(&expected);
+    podrun.cmd(["exec", "-t", "three", "--", "sh", "-c", "tty; id -u"]).prints("/dev/pts/0\r\n0\r\n");
+    // A cgroup file system of theirs would show what is the host's.
+    refused(&podrun, "joining the cgroup namespace", |config| {
+        let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.retain(|one| one["type"] != "cgroup");
+        namespaces.push(json!({"type": "cgroup", "path": format!("/proc/{pid}/ns/cgroup")}));
+        namespaces.push(json!({"type": "user"}));
+        for ids in ["uidMappings", "gidMappings"] {
+            config["linux"][ids] = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+        }
+    });
     // Another user namespace itself is none of what can be joined.
     let own = format!("ns:/proc/{}/ns/user", podrun.pid("two"));
     podrun

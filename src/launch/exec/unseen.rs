@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::launch::child::{become_command, close_all, take_stdio, take_terminal};
 use crate::launch::credentials::{self, ProcessPlan};
 use crate::launch::scheduling::Cpus;
-use crate::launch::{Stdio, command, gate, terminal, usher};
+use crate::launch::{Stdio, command, gate, terminal, userns, usher};
 use crate::sys::{clone, fd};
 
 /// All that is left to the child.
@@ -46,6 +46,10 @@ fn make(child: &Child<'_>, answer: &OwnedFd) -> Result<i32> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(c"/", flags, Mode::empty()).map_err(|errno| Error::at("open", "/", errno))?;
     if let Stdio::Terminal { size } = child.stdio {
+        // A terminal belongs to who opens it, and has to belong to somebody whom the namespace knows.
+        if child.plan.join.contains(ThreadNameSpaceType::USER) {
+            userns::become_root()?;
+        }
         gate::opened(&child.report, take_terminal(&root, &process, size, false)?)?;
     }
     let proc = process.labels.prepare()?;

@@ -119,6 +119,14 @@ pub(crate) fn push_namespace(config: &mut Value, namespace: Value) {
     config["linux"]["namespaces"].as_array_mut().expect("namespaces").push(namespace);
 }
 
+/// The container's cgroup is the engine's choice; here it is the one that is looked through for leaks.
+pub(crate) fn choose_cgroup(podrun: &Podrun, id: &str, config: &mut Value) {
+    if config["linux"]["cgroupsPath"].is_null() {
+        let name = podrun.cgroup().file_name().expect("a name").to_str().expect("UTF-8").to_owned();
+        config["linux"]["cgroupsPath"] = json!(format!("/{name}/ctr-{id}"));
+    }
+}
+
 /// A caller of OCI commands, with one container of its own.
 pub(crate) struct Engine {
     process: Running,
@@ -137,13 +145,8 @@ impl Engine {
     /// The same by a shell script, which has podrun's arguments as its own.
     #[track_caller]
     pub(crate) fn create_by(podrun: &Podrun, id: &str, config: &Value, script: &str) -> Self {
-        // The container's cgroup is the engine's choice; here it is the one that is looked through
-        // for leaks.
         let mut config = config.clone();
-        if config["linux"]["cgroupsPath"].is_null() {
-            let name = podrun.cgroup().file_name().expect("a name").to_str().expect("UTF-8").to_owned();
-            config["linux"]["cgroupsPath"] = json!(format!("/{name}/ctr-{id}"));
-        }
+        choose_cgroup(podrun, id, &mut config);
         let dir = bundle(&podrun.dir().join(format!("bundle-{id}")), &config);
         let test = "harness::bundle::engine";
         let own = std::env::current_exe().expect("the path of this program");

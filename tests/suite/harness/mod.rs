@@ -261,9 +261,8 @@ impl Podrun {
     #[track_caller]
     pub(crate) fn v1_file(&self, id: &str, file: &str) -> Option<String> {
         let controller = file.split('.').next().expect("a name");
-        let path = self.state(id)["cgroupPath"].as_str().expect("a path").to_owned();
-        let below =
-            Path::new(&path).strip_prefix(leaks::cgroup2_mount()).expect("below the mount").to_owned();
+        let path = self.cgroup_of(id);
+        let below = path.strip_prefix(leaks::cgroup2_mount()).expect("below the mount");
         let text = std::fs::read_to_string(leaks::v1_hierarchy(controller)?.join(below).join(file)).ok()?;
         Some(text.trim_end().to_owned())
     }
@@ -279,9 +278,17 @@ impl Podrun {
     /// A file of a container's cgroup, without its last newline; `None` where the kernel has no such file.
     #[track_caller]
     pub(crate) fn cgroup_file(&self, id: &str, file: &str) -> Option<String> {
-        let state = self.state(id);
-        let path = Path::new(state["cgroupPath"].as_str().expect("a path")).join(file);
-        std::fs::read_to_string(path).ok().map(|text| text.trim_end().to_owned())
+        std::fs::read_to_string(self.cgroup_of(id).join(file)).ok().map(|text| text.trim_end().to_owned())
+    }
+
+    /// Where a container's cgroup is in the tree of v2.
+    #[track_caller]
+    fn cgroup_of(&self, id: &str) -> PathBuf {
+        if peer::peer().is_some() {
+            // Others do not tell.
+            return leaks::cgroup2_mount().join(process::cgroup(self.pid(id)).trim_start_matches('/'));
+        }
+        self.state(id)["cgroupPath"].as_str().expect("a path").into()
     }
 
     /// Every process of podrun itself, keepers and shims, under these roots.

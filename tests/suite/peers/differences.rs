@@ -1,4 +1,7 @@
-//! Where crun 1.8.1 and runc 1.1.5 differ, and what shows it.
+//! Where crun 1.8.1 and runc 1.1.5 differ, and what shows it: [`specification`] has what they differ in from the examples
+//! of the specification, this file the rest.
+
+mod specification;
 
 /// What a runtime does not do, or does otherwise.
 pub(super) struct Difference {
@@ -18,7 +21,12 @@ const fn differs(
     Difference { scenario, peer, shows, why }
 }
 
-pub(super) const DIFFERENCES: &[Difference] = &[
+/// All of them.
+pub(super) fn differences() -> impl Iterator<Item = &'static Difference> {
+    OCI.iter().chain(specification::SPECIFICATION)
+}
+
+const OCI: &[Difference] = &[
     differs(
         "mounts::a_device_of_the_configuration_may_be_anywhere",
         "runc",
@@ -125,12 +133,6 @@ pub(super) const DIFFERENCES: &[Difference] = &[
     differs("oci_fields::a_personality_is_taken", "crun", "a failure", "takes a flag that there is none of"),
     differs("oci_fields::a_personality_is_taken", "runc", "00000000", "passes `personality` over"),
     differs(
-        "spec_linux::a_personality_without_a_flag_is_taken",
-        "runc",
-        "00000000",
-        "passes `personality` over",
-    ),
-    differs(
         "oci_fields::a_process_is_scheduled_as_it_asks",
         "crun",
         "SCHED_OTHER",
@@ -174,20 +176,6 @@ pub(super) const DIFFERENCES: &[Difference] = &[
     ),
     differs(
         "oci_fields::an_exec_has_the_clocks_of_the_container",
-        "runc",
-        "does not exist",
-        "no time namespace",
-    ),
-    differs("spec_linux::the_examples_clocks_are_set_off", "crun", "create failed with", "no time namespace"),
-    differs("spec_linux::the_examples_clocks_are_set_off", "runc", "does not exist", "no time namespace"),
-    differs(
-        "spec_process::the_whole_example_runs_with_clocks_of_its_own",
-        "crun",
-        "create failed with",
-        "no time namespace",
-    ),
-    differs(
-        "spec_process::the_whole_example_runs_with_clocks_of_its_own",
         "runc",
         "does not exist",
         "no time namespace",
@@ -199,21 +187,9 @@ pub(super) const DIFFERENCES: &[Difference] = &[
         "passes `domainname` over",
     ),
     differs(
-        "spec_process::names_of_the_host_are_the_containers_own",
-        "runc",
-        "(none)",
-        "passes `domainname` over",
-    ),
-    differs(
         "oci_fields::the_root_is_propagated_as_asked",
         "runc",
         "left: (\"0\\n\"",
-        "the root is never `shared` or `unbindable`",
-    ),
-    differs(
-        "spec_linux::the_root_receives_what_is_mounted_on_the_host_or_not",
-        "runc",
-        "right: \"shared\\n\"",
         "the root is never `shared` or `unbindable`",
     ),
     differs(
@@ -259,214 +235,6 @@ pub(super) const DIFFERENCES: &[Difference] = &[
         "no `poststop` after a `create` that failed, whose exit code is 255",
     ),
     differs(
-        "spec_linux::a_file_that_is_there_and_is_another_one_is_refused",
-        "crun",
-        "a failure",
-        "takes the file that is there for the device",
-    ),
-    differs(
-        "spec_linux::a_file_that_is_there_and_is_another_one_is_refused",
-        "runc",
-        "a failure",
-        "takes the file that is there for the device",
-    ),
-    differs(
-        "spec_linux::a_filter_has_an_errno_of_its_own_and_looks_at_arguments",
-        "runc",
-        "seccomp flags are not yet supported",
-        "no `seccomp.flags`",
-    ),
-    differs(
-        "spec_linux::a_label_for_mounts_is_refused_where_the_host_has_none",
-        "crun",
-        "a failure",
-        "passes `mountLabel` over without SELinux",
-    ),
-    differs(
-        "spec_linux::a_namespace_that_is_there_twice_is_refused",
-        "crun",
-        "a failure",
-        "takes a namespace twice",
-    ),
-    differs(
-        "spec_linux::cache_and_bandwidth_are_refused_where_there_is_no_resctrl",
-        "crun",
-        "a failure",
-        "passes `intelRdt` over without resctrl",
-    ),
-    differs(
-        "spec_linux::cache_and_bandwidth_are_refused_where_there_is_no_resctrl",
-        "runc",
-        "a failure",
-        "passes `intelRdt` over without resctrl",
-    ),
-    differs(
-        "spec_mounts::a_map_that_there_is_none_for_is_refused",
-        "crun",
-        "a failure",
-        "`idmap` without a map is nothing",
-    ),
-    differs("spec_mounts::a_map_that_there_is_none_for_is_refused", "runc", "a failure", "no `idmap`"),
-    differs(
-        "spec_mounts::a_mount_is_propagated_as_asked",
-        "crun",
-        "left: [\"\"]",
-        "a bind mount is never `shared`",
-    ),
-    differs(
-        "spec_mounts::a_mount_is_propagated_as_asked_with_all_below",
-        "crun",
-        "left: [\"\", \"\"]",
-        "a bind mount is never `shared`",
-    ),
-    differs(
-        "spec_mounts::a_recursive_word_is_about_the_access_to_directories_below_too",
-        "crun",
-        "mount_setattr `/mnt`: Invalid argument",
-        "the recursive words for the time of access are invalid",
-    ),
-    differs(
-        "spec_mounts::a_recursive_word_sets_the_time_of_access_below_too",
-        "crun",
-        "rrelatime",
-        "the recursive words for the time of access are invalid",
-    ),
-    differs(
-        "spec_mounts::a_recursive_word_sets_the_time_of_access_below_too",
-        "runc",
-        "invalid argument",
-        "`ratime` and `rnostrictatime` are invalid",
-    ),
-    differs(
-        "spec_mounts::a_recursive_word_takes_back_a_time_of_access",
-        "crun",
-        "mount_setattr `/mnt`: Invalid argument",
-        "the recursive words for the time of access are invalid",
-    ),
-    differs(
-        "spec_mounts::a_recursive_word_takes_back_a_time_of_access",
-        "runc",
-        "invalid argument",
-        "`ratime` and `rnostrictatime` are invalid",
-    ),
-    differs(
-        "spec_mounts::a_time_of_access_is_not_kept_as_asked",
-        "crun",
-        "nostrictatime",
-        "`nostrictatime` does not take `strictatime` back",
-    ),
-    differs(
-        "spec_mounts::each_flag_of_a_mount_is_set_and_the_last_word_counts",
-        "crun",
-        "rw: [",
-        "of `ro` and `rw` the last word does not count",
-    ),
-    differs("spec_mounts::links_are_followed_or_not", "crun", "left: false", "no `nosymfollow`"),
-    differs(
-        "spec_mounts::owners_are_mapped_as_the_mount_says",
-        "crun",
-        "33:34\\n33:34",
-        "`idmap` is recursive",
-    ),
-    differs("spec_mounts::owners_are_mapped_as_the_mount_says", "runc", "0:0\\n0:0", "no `idmap`"),
-    differs(
-        "spec_mounts::owners_are_mapped_as_the_mount_says_with_all_below",
-        "runc",
-        "0:0\\n0:0",
-        "no `idmap`",
-    ),
-    differs("spec_mounts::owners_are_mapped_as_the_user_namespace_says", "runc", "65534:65534", "no `idmap`"),
-    differs(
-        "spec_mounts::relative_paths_begin_where_they_should_and_mounts_are_made_in_order",
-        "runc",
-        "will be removed in a future release",
-        "a relative `destination` is taken with a warning",
-    ),
-    differs(
-        "spec_mounts::the_time_of_access_is_kept_as_asked",
-        "crun",
-        "left: \"noatime\"",
-        "`atime` does not take `noatime` back",
-    ),
-    differs(
-        "spec_mounts::the_time_of_access_is_kept_as_asked",
-        "runc",
-        "left: \"strictatime\"",
-        "of `strictatime` and `noatime` the last word does not count",
-    ),
-    differs(
-        "spec_mounts::what_is_the_file_systems_is_given_to_it",
-        "crun",
-        "async: [",
-        "`async` does not take `sync` back",
-    ),
-    differs(
-        "spec_mounts::words_that_change_nothing_are_taken",
-        "crun",
-        "mount `tmpfs` to `mnt`: Invalid argument",
-        "`silent`, `loud`, `iversion` and `noiversion` are given to the file system",
-    ),
-    differs(
-        "spec_mounts::words_that_change_nothing_are_taken",
-        "runc",
-        "data: defaults: invalid argument",
-        "`defaults` is given to the file system",
-    ),
-    differs(
-        "spec_process::a_limit_that_is_there_twice_is_refused",
-        "crun",
-        "a failure",
-        "takes a limit twice",
-    ),
-    differs(
-        "spec_process::a_limit_that_is_there_twice_is_refused",
-        "runc",
-        "a failure",
-        "takes a limit twice",
-    ),
-    differs(
-        "spec_process::a_policy_of_real_time_is_taken_where_there_is_any",
-        "crun",
-        "SCHED_OTHER",
-        "passes `scheduler` over",
-    ),
-    differs(
-        "spec_process::a_policy_of_real_time_is_taken_where_there_is_any",
-        "runc",
-        "SCHED_OTHER",
-        "passes `scheduler` over",
-    ),
-    differs(
-        "spec_process::every_policy_of_the_scheduler_is_taken",
-        "crun",
-        "SCHED_OTHER",
-        "passes `scheduler` over",
-    ),
-    differs(
-        "spec_process::every_policy_of_the_scheduler_is_taken",
-        "runc",
-        "SCHED_OTHER",
-        "passes `scheduler` over",
-    ),
-    differs(
-        "spec_process::the_examples_hooks_run_in_order_with_their_arguments_and_environment",
-        "runc",
-        "notify-start none",
-        "`poststart` runs at the end of `create`",
-    ),
-    differs(
-        "spec_process::the_examples_process_has_its_share_of_io",
-        "crun",
-        "none: prio 0",
-        "passes `ioPriority` over",
-    ),
-    differs(
-        "spec_process::the_examples_process_has_its_share_of_io",
-        "runc",
-        "none: prio 0",
-        "passes `ioPriority` over",
-    ),
-    differs(
         "terminal::an_engine_receives_the_terminal_of_a_process_that_joins",
         "crun",
         "no failure: `podrun exec --console-socket",
@@ -494,6 +262,30 @@ pub(super) const AT_TIMES: &[Difference] = &[
         "crun",
         "writing to pipe: Broken pipe",
         "a hook that does not read a large state fails",
+    ),
+    differs(
+        "spec_process::the_examples_hooks_run_in_order_with_their_arguments_and_environment",
+        "crun",
+        "\"notify-start none\", \"refresh-ldcache\"",
+        "`poststart` runs without waiting for the end of `startContainer`",
+    ),
+    differs(
+        "oci_exec::descriptors_of_the_caller_are_passed_on_as_asked",
+        "crun",
+        "exec.fifo (deleted)",
+        "`start` returns before the command is executed",
+    ),
+    differs(
+        "oci_hooks::one_that_fails_before_the_command_fails_the_container",
+        "crun",
+        "container `o` already exists",
+        "a container whose `create` failed may still be there",
+    ),
+    differs(
+        "oci_exec::detached_it_runs_on_and_belongs_to_nobody_of_podruns",
+        "runc",
+        "runc:[2:INIT]",
+        "`exec --detach` returns before the command is executed",
     ),
     differs("", "crun", "signal Some(13)", "a hook that does not read its state ends it by SIGPIPE"),
 ];
