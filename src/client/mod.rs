@@ -246,6 +246,12 @@ pub fn signal(roots: &Roots, id: &ContainerId, signal: i32, all: bool) -> Result
             Reached::Without(view) if asked && !view.pid_alive => Ok(()),
             // In OCI mode a signal is sent as it is.
             Reached::Without(view) if view.pid_alive => runtime::signal(&view, signal, all),
+            // In a PID namespace that is not its own, the others outlive init: the engine's shim ends them so.
+            Reached::Without(view)
+                if all && view.state.mode == Mode::Oci && view.state.status == Status::Stopped =>
+            {
+                runtime::signal(&view, signal, all)
+            }
             Reached::Without(_) => {
                 Err(Error::new(Kind::WrongState, format!("container {id}"), "container not running"))
             }

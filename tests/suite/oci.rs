@@ -63,6 +63,26 @@ fn a_signal_is_sent_as_it_is() {
 }
 
 #[test]
+fn what_outlives_init_in_a_shared_pid_namespace_is_ended_with_all() {
+    let podrun = Podrun::new();
+    let mut config = config(&busybox(), &["sh", "-c", "sleep 1000 >/dev/null 2>&1 & echo $!; exit 3"]);
+    config["linux"]["namespaces"].as_array_mut().unwrap().retain(|one| one["type"] != "pid");
+    let engine = Engine::create(&podrun, "o", &config);
+    podrun.cmd(["start", "o"]).run().expect(0);
+    let output = engine.wait();
+    assert_eq!(output.code, Some(3), "{output}");
+    let left = output.out().trim().parse().expect("a pid");
+    assert_eq!(podrun.status("o"), "stopped");
+    assert!(is_alive(left));
+    // As containerd's shim does when init has ended.
+    podrun.cmd(["kill", "o", "KILL"]).fails(1, "container not running");
+    podrun.cmd(["kill", "--all", "o", "KILL"]).exits(0);
+    wait_for_end(left);
+    podrun.cmd(["kill", "--all", "o", "KILL"]).exits(0);
+    podrun.cmd(["delete", "o"]).run().expect(0);
+}
+
+#[test]
 fn delete_by_force_ends_it() {
     let podrun = Podrun::new();
     let engine = Engine::create(&podrun, "o", &config(&busybox(), &["sleep", "1000"]));
