@@ -1,5 +1,6 @@
 //! The one place where an error is printed: stderr, and the file that `--log` names; and a warning, there or here.
 
+use std::cell::RefCell;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::PathBuf;
@@ -18,15 +19,27 @@ use super::{Cli, LogFormat, NAMES};
 pub(super) struct Sink {
     pub(super) path: Option<PathBuf>,
     pub(super) format: LogFormat,
+    /// What is to be told only where no error is: engines read a log of one object.
+    held: RefCell<Vec<String>>,
 }
 
 impl Sink {
+    pub(super) fn new(path: Option<PathBuf>, format: LogFormat) -> Self {
+        Self { path, format, held: RefCell::default() }
+    }
+
     /// What is passed over: in the log where there is one, and on stderr otherwise.
     pub(super) fn warn(&self, error: &Error) {
-        match self.path {
-            Some(_) => self.write("warning", &error.to_string()),
-            None => eprint(&format!("podrun: warning: {error}\n")),
+        match (&self.path, self.format) {
+            (Some(_), LogFormat::Json) => self.held.borrow_mut().push(error.to_string()),
+            (Some(_), LogFormat::Text) => self.write("warning", &error.to_string()),
+            (None, _) => eprint(&format!("podrun: warning: {error}\n")),
         }
+    }
+
+    /// There was no error.
+    pub(super) fn succeeded(&self) {
+        self.held.take().iter().for_each(|warning| self.write("warning", warning));
     }
 
     /// One record for all of `message`. A log that cannot be written must not hide the error.

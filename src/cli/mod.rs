@@ -361,10 +361,13 @@ pub(crate) fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return fail::usage(&error),
     };
-    let sink = fail::Sink { path: cli.global.log.clone(), format: cli.global.log_format };
+    let sink = fail::Sink::new(cli.global.log.clone(), cli.global.log_format);
     let launches = cli.command.launches();
     match run(cli, stack, &|error| sink.warn(error)) {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => {
+            sink.succeeded();
+            ExitCode::from(code)
+        }
         Err(errors) => fail::report(&errors.0, &sink, launches),
     }
 }

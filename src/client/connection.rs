@@ -12,6 +12,7 @@ use super::BUSY;
 use crate::error::{Error, Result};
 use crate::paths::ContainerPaths;
 use crate::protocol::{Hello, Reply, Request, frame, socket};
+use crate::state::ProcessRef;
 
 /// What a nonblocking receive found.
 #[derive(Debug)]
@@ -194,6 +195,14 @@ impl Client {
             Some(Reply::Refused(error)) => Err(error),
             other => Ok(other),
         }
+    }
+
+    /// Who listened first on the socket: the shim, where none has taken over.
+    pub(super) fn listener(&self) -> Option<ProcessRef> {
+        let peer = rustix::net::sockopt::socket_peercred(&self.socket).ok()?;
+        let pid = peer.pid.as_raw_nonzero().get();
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+        ProcessRef::of(pid).filter(|_| name.trim_end() == "podrun-shim")
     }
 
     /// Whether something comes within `time`.

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::patience::Patience;
-use super::{BUSY, Holder, find_holder};
+use super::{BUSY, Client, Holder, find_holder};
 use crate::cgroup;
 use crate::error::{Error, Kind, Result};
 use crate::events::{What, emit};
@@ -21,6 +21,7 @@ pub fn delete(roots: &Roots, id: &ContainerId, force: bool) -> Result<()> {
     // What we have asked the shim to delete.
     let mut asked: Option<Asked> = None;
     let mut patience = Patience::of(BUSY);
+    let mut stuck = 0;
     let lock = loop {
         if !paths.dir.exists() && !paths.lock.exists() && !store::has_leftovers(roots, id) {
             // A shim that died as it did what we asked has done it.
@@ -39,12 +40,10 @@ pub fn delete(roots: &Roots, id: &ContainerId, force: bool) -> Result<()> {
                 client.send(&Request::Delete { force, created }, &[])?;
                 let first = asked.replace(Asked { created }).is_none();
                 if force && !client.is_ready_within(BUSY)? {
-                    if !kill_supervisors(&paths, created) {
+                    stuck += 1;
+                    if stuck > 2 || !kill_supervisors(&paths, created, &client) {
                         return Err(Error::failed(format!("container {id}"), "its shim does not answer")
-                            .hint(
-                                "its state tells of no process that could be ended: end its podrun-shim, and \
-                             delete it again",
-                            ));
+                            .hint("nobody is known whose end would help: end its podrun-shim, and delete it again"));
                     }
                     continue;
                 }
@@ -119,21 +118,25 @@ fn created_at(paths: &ContainerPaths) -> Option<Timestamp> {
 
 /// Ends a shim that does not answer, and its keeper before it could make another one, of the container that was
 /// created at that moment. False where nobody knows who they are.
-fn kill_supervisors(paths: &ContainerPaths, created: Option<Timestamp>) -> bool {
+fn kill_supervisors(paths: &ContainerPaths, created: Option<Timestamp>, client: &Client) -> bool {
     let Ok(state) = publish::read_json::<State>(&paths.state()) else { return false };
     // Gone meanwhile, or another one's by now: whoever looks again will see.
     let Some(state) = state.filter(|state| Some(state.created_at) == created) else {
         return created.is_some();
     };
-    for process in [state.keeper, state.shim].into_iter().flatten() {
+    // While a container is being built its files do not name them; its keeper ends with its shim then.
+    let listens = || client.listener().filter(|_| state.status == Status::Creating);
+    let known = [state.keeper, state.shim.or_else(listens)];
+    let mut found = false;
+    for process in known.into_iter().flatten() {
         let pid = rustix::process::Pid::from_raw(process.pid);
         let opened = pid.map(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()));
         // Looked at after it was opened: what the start time fits is what the pidfd stands for.
         if let Some(Ok(pidfd)) = opened.filter(|_| process.is_alive()) {
-            let _ = sys::signal::send(pidfd, nix::libc::SIGKILL);
+            found |= sys::signal::send(pidfd, nix::libc::SIGKILL).is_ok();
         }
     }
-    true
+    found
 }
 
 /// Ends and removes everything a container may have left, whatever state it is in.

@@ -22,6 +22,7 @@ use crate::spec::rootfiles::RootFile;
 use crate::spec::settings::Settings;
 use crate::spec::{Ordered, Spec};
 use crate::state::lock::Lock;
+use crate::state::process::boot_id;
 use crate::state::publish::{self, Durability};
 use crate::state::{ExitRecord, Mode, State, Status, store};
 
@@ -248,7 +249,7 @@ pub fn signal(roots: &Roots, id: &ContainerId, signal: i32, all: bool) -> Result
             Reached::Without(view) if view.pid_alive => runtime::signal(&view, signal, all),
             // In a PID namespace that is not its own, the others outlive init: the engine's shim ends them so.
             Reached::Without(view)
-                if all && view.state.mode == Mode::Oci && view.state.status == Status::Stopped =>
+                if all && view.state.mode == Mode::Oci && view.state.boot_id == boot_id() =>
             {
                 runtime::signal(&view, signal, all)
             }

@@ -110,8 +110,9 @@ pub fn create(mut plan: Plan, cgroup: Option<&Cgroup>, stdio: Stdio, gate: Gate)
     let restricted = cgroup.map_or(Ok(()), |cgroup| cgroup.restrict_devices(resources));
     // The child's ends: with them open here, its end would not be an end of file.
     let work = child.plan.waits_for_parent().then(|| (devices, child.plan.hooks.clone()));
+    let among = child.plan.namespaces.pid.clone();
     drop(child);
-    let built = mapped.and(restricted).and_then(|()| attend(&ours, work, init.pid));
+    let built = mapped.and(restricted).and_then(|()| attend(&ours, work, init.pid, among.as_deref()));
     let terminal = built.inspect_err(|_| {
         let _ = signal::send(&init.pidfd, nix::libc::SIGKILL);
         let _ = waitid(WaitId::PidFd(init.pidfd.as_fd()), WaitIdOptions::EXITED);
@@ -120,8 +121,24 @@ pub fn create(mut plan: Plan, cgroup: Option<&Cgroup>, stdio: Stdio, gate: Gate)
     Ok(Init { pid: init.pid, pidfd: init.pidfd, gate: supervised.then_some(ours), ending, terminal })
 }
 
+/// Waits for the first word of an init that is built `among` the processes of others, who can stop it.
+fn speaks(gate: &OwnedFd, among: Option<&Path>) -> Result<()> {
+    let Some(path) = among else { return Ok(()) };
+    match gate::speaks_within(gate, gate::PATIENCE) {
+        true => Ok(()),
+        false => Err(Error::failed("create", "init is not built: it says nothing")
+            .hint(format!("processes of the pid namespace {} can stop it", path.display()))),
+    }
+}
+
 /// Does the parent's part while init is built.
-fn attend(gate: &OwnedFd, work: Option<(Option<Waiting>, Hooks)>, pid: i32) -> Result<Option<Terminal>> {
+fn attend(
+    gate: &OwnedFd,
+    work: Option<(Option<Waiting>, Hooks)>,
+    pid: i32,
+    among: Option<&Path>,
+) -> Result<Option<Terminal>> {
+    speaks(gate, among)?;
     let Some((devices, hooks)) = work else { return gate::wait_until_built(gate) };
     let there = gate::wait_until_isolated(gate)?;
     // Before the hooks, which may be there to set up what else the network needs.
@@ -132,6 +149,7 @@ fn attend(gate: &OwnedFd, work: Option<(Option<Waiting>, Hooks)>, pid: i32) -> R
     };
     hooks.create_runtime(pid)?;
     gate::go(gate)?;
+    speaks(gate, among)?;
     let terminal = gate::wait_until_built(gate)?;
     if let Some(moved) = moved {
         moved.keep();

@@ -171,6 +171,11 @@ impl CapabilityPlan {
             ambient: set(capabilities.ambient()),
         }
     }
+
+    /// Whatever is in one of its sets.
+    pub(super) fn all(self) -> CapabilitySet {
+        self.bounding | self.effective | self.permitted | self.inheritable | self.ambient
+    }
 }
 
 /// `CAP_CHOWN` or `CHOWN`, as a set of one; empty for a name that this build does not know, which

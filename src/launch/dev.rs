@@ -81,25 +81,31 @@ pub(super) fn null(root: &OwnedFd, plan: &Plan) -> Result<OwnedFd> {
 /// In place of each of `files` that is the host's null device, the same as a container may have it: root inside
 /// could change the mode, owner and times of what it was given, and those of the host's are every process's.
 pub(super) fn shield(files: &mut [OwnedFd]) -> Result<()> {
-    // Kept for the next time: the end of a detached mount waits for every processor, some 0.2 ms.
+    // Kept for the next time: the end of a detached tree waits for every processor, some 0.2 ms. The node is kept, not
+    // the tree: as long as that is open, whoever reaches it by what is opened through it may change and move it.
     static NULL: Mutex<Option<OwnedFd>> = Mutex::new(None);
     let path = Path::new("/dev/null");
     let failed = |errno| Error::at("open", path, errno);
     let mut kept = NULL.lock().unwrap_or_else(PoisonError::into_inner);
     for file in files.iter_mut().filter(|file| Node::null().is(file)) {
         let mode = rustix::fs::fcntl_getfl(&*file).map_err(failed)? & OFlags::RWMODE;
-        let tree = match &*kept {
-            Some(tree) => tree,
+        let node = match &*kept {
+            Some(node) => node,
             None => match hosts(path, Node::null())? {
-                Some(tree) => kept.insert(tree),
+                Some(tree) => kept.insert(again(&tree, OFlags::PATH).map_err(failed)?),
                 None => return Ok(()),
             },
         };
         // Writing to a device is no change of the file system that its node lies in.
-        let by_descriptor = format!("/proc/self/fd/{}", tree.as_raw_fd());
-        *file = rustix::fs::open(by_descriptor, mode | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
+        *file = again(node, mode).map_err(failed)?;
     }
     Ok(())
+}
+
+/// Opens what `file` is once more, with other rights.
+fn again(file: &OwnedFd, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    let by_descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
+    rustix::fs::open(by_descriptor, flags | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// The host's `path` where it is `node`, detached.

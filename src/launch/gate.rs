@@ -19,6 +19,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 
@@ -81,6 +82,15 @@ pub(super) fn wait_until_isolated(gate: &OwnedFd) -> Result<Option<OwnedFd>> {
 /// Reads until the child says that it is built, or why it is not. Its terminal comes with the good news.
 pub(super) fn wait_until_built(gate: &OwnedFd) -> Result<Option<Terminal>> {
     wait_for(gate, BUILT).map(terminal)
+}
+
+/// How long who is born among the processes of others may take: they can stop it.
+pub(super) const PATIENCE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+
+/// Whether something, or the end, comes from `socket` in that time.
+pub(super) fn speaks_within(socket: &OwnedFd, time: Timespec) -> bool {
+    let mut fds = [PollFd::new(socket, PollFlags::IN)];
+    rustix::io::retry_on_intr(|| poll(&mut fds, Some(&time))) != Ok(0)
 }
 
 fn wait_for(gate: &OwnedFd, word: u8) -> Result<Vec<OwnedFd>> {

@@ -1,14 +1,14 @@
-//! Whether this process can give what a container's own options ask for.
+//! Whether this process can give what a container asks for.
 //!
 //! An engine's bundle names limits that it has computed somewhere else, and that a smaller host cannot give:
 //! the container then gets as much as there is, as [`super::credentials`] does it. What a user writes is
 //! meant, and is refused where it would be less.
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::credentials::{OOM_SCORE, resource};
+use super::credentials::{CapabilityPlan, OOM_SCORE, resource};
 use crate::error::{Error, Result};
 
 /// Refuses the `--ulimit` and the `--oom-score-adj` of `spec` that the kernel would refuse to this process.
@@ -35,6 +35,26 @@ pub fn suffice(spec: &Spec) -> Result<()> {
         Error::io("--oom-score-adj", score.to_string(), &error)
             .hint("a lower score than podrun has itself takes CAP_SYS_RESOURCE")
     })
+}
+
+/// The capabilities that `spec` names and this process does not have, and so cannot give: the container goes without
+/// them, and somebody is to be warned (runtime specification, `capabilities`). In a new user namespace there is every
+/// one.
+pub fn beyond_capabilities(spec: &Spec) -> Result<Option<Error>> {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    let new_user = |namespace: &LinuxNamespace| {
+        namespace.typ() == LinuxNamespaceType::User && namespace.path().is_none()
+    };
+    let wanted = spec.process().as_ref().and_then(|process| process.capabilities().as_ref());
+    let Some(wanted) = wanted.filter(|_| !namespaces.into_iter().flatten().any(new_user)) else {
+        return Ok(None);
+    };
+    let own =
+        rustix::thread::capabilities(None).map_err(|errno| Error::os("read the capabilities", errno))?;
+    let beyond = CapabilityPlan::of(wanted).all() - own.permitted;
+    let names: Vec<_> = beyond.iter_names().map(|(name, _)| format!("CAP_{name}")).collect();
+    let why = || format!("podrun does not have {} itself: it is not given", names.join(", "));
+    Ok((!names.is_empty()).then(|| Error::usage("config process.capabilities", why())))
 }
 
 fn value(limit: u64) -> String {

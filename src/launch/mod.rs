@@ -59,7 +59,7 @@ pub use child::create;
 pub use exec::{ExecPlan, Execed, Process, exec, plan_exec};
 pub use gate::Gate;
 pub use hooks::Hooks;
-pub use means::suffice;
+pub use means::{beyond_capabilities, suffice};
 pub use mount_options::KNOWN as MOUNT_OPTIONS;
 pub use plan::{Plan, plan};
 pub use terminal::Terminal;

@@ -15,7 +15,9 @@ use std::path::Path;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use rustix::process::{Signal, WaitId, WaitIdOptions, set_parent_process_death_signal, waitid};
+use rustix::process::{
+    Signal, WaitId, WaitIdOptions, pidfd_send_signal, set_parent_process_death_signal, waitid,
+};
 
 use super::mounts::{self, Source, attach};
 use super::plan::{Mount, Plan};
@@ -71,7 +73,8 @@ struct There<'a> {
 }
 
 /// A procfs of the pid namespace that `path` stands for. A procfs is of the processes among whom it is mounted, and
-/// this process is not one of them: a child that is does it, and is gone when this returns.
+/// this process is not one of them: a child that is does it, and is gone when this returns. It is the host's root:
+/// whoever may trace there with the host's own rights (CAP_SYS_PTRACE, and no user namespace) has those anyway.
 fn procfs_of(path: &Path, mount: &Mount) -> Result<OwnedFd> {
     let pair = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None);
     let (ours, theirs) = pair.map_err(|errno| Error::os("make a socket pair", errno))?;
@@ -79,17 +82,20 @@ fn procfs_of(path: &Path, mount: &Mount) -> Result<OwnedFd> {
     let clone = Clone3 { namespaces: 0, cgroup: None, keep: &[theirs.as_fd()] };
     let child = join::in_pid_namespace(path, || clone.spawn(&there, mount_there))?;
     drop(theirs);
-    let received = gate::read_report(&ours);
+    // Who lives there may stop it at any moment; what it says, it says at once.
+    let answers = gate::speaks_within(&ours, gate::PATIENCE);
+    let _ = pidfd_send_signal(&child.pidfd, Signal::KILL);
     let _ = waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED);
-    let (report, fds) = received?;
+    let (report, fds) = gate::read_report(&ours)?;
     fds.into_iter().next().ok_or_else(|| {
-        let died = || Error::failed(format!("mount proc of {}", path.display()), "the process for it died");
+        let why = if answers { "the process for it died" } else { "the process for it was stopped" };
+        let died = || Error::failed(format!("mount proc of {}", path.display()), why);
         gate::outcome(&report).err().unwrap_or_else(died)
     })
 }
 
 fn mount_there(there: &There<'_>) -> ! {
-    // Whoever stops this process stops nobody else for long: it ends with its parent.
+    // Its parent ends it, or its parent's end does.
     let bound = set_parent_process_death_signal(Some(Signal::KILL));
     let made = bound
         .map_err(|errno| Error::os("be bound to the parent", errno))

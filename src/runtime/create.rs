@@ -193,6 +193,9 @@ pub fn read_config(bundle: &Path, warn: Warn<'_>) -> Result<Spec> {
     let config = bundle::parse(&text, &|error| warn(&error.clone().at_file(&path)))
         .map_err(|error| error.at_file(&path))?;
     validate::validate(&config)?;
+    if let Some(beyond) = launch::beyond_capabilities(&config)? {
+        warn(&beyond.at_file(&path));
+    }
     Ok(config)
 }
 

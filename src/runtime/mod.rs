@@ -171,8 +171,14 @@ pub fn signal(view: &View, signal: i32, all: bool) -> Result<()> {
         return sent(sys_signal::send(init, signal));
     }
     let cgroup = match Cgroup::open(&view.state.cgroup_path)? {
+        // What outlives init is all that may be left. That nothing lives is what KILL is for, and no other signal.
+        Some(cgroup)
+            if signal != nix::libc::SIGKILL && !view.pid_alive && !cgroup.is_populated().unwrap_or(false) =>
+        {
+            return Err(not_running(&view.state));
+        }
         Some(cgroup) => cgroup,
-        None if view.state.has_cgroup() => return Err(not_running(&view.state)),
+        None if !view.pid_alive || view.state.has_cgroup() => return Err(not_running(&view.state)),
         // The end of init is that of all.
         None if signal == nix::libc::SIGKILL => return self::signal(view, signal, false),
         None => return Err(no_cgroup(&view.state)),

@@ -319,7 +319,7 @@ impl Driver<'_> {
                 self.no_keeper_to_renew();
                 tracing::warn!("the keeper is gone: nobody replaces this shim when it dies");
                 self.state.keeper = None;
-                self.state.reason = Some("its keeper is gone: nobody replaces its shim at once".to_owned());
+                self.state.reason = self.standing_reason();
                 self.write_state();
             }
         }

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use crate::harness::bundle::{Engine, bundle, config};
+use crate::harness::peer::peer;
 use crate::harness::process::{descriptors, is_alive, parent, wait_for_end};
 use crate::harness::{Podrun, busybox};
 
@@ -79,6 +80,9 @@ fn what_outlives_init_in_a_shared_pid_namespace_is_ended_with_all() {
     podrun.cmd(["kill", "--all", "o", "KILL"]).exits(0);
     wait_for_end(left);
     podrun.cmd(["kill", "--all", "o", "KILL"]).exits(0);
+    if peer().is_none() {
+        podrun.cmd(["kill", "--all", "o", "TERM"]).fails(1, "container not running");
+    }
     podrun.cmd(["delete", "o"]).run().expect(0);
 }
 

@@ -112,6 +112,26 @@ fn a_capability_that_there_is_none_of_is_a_warning() {
     }
 }
 
+/// What podrun does not have itself it cannot give: the container goes without it, and somebody is told.
+#[test]
+fn a_capability_that_cannot_be_given_is_a_warning() {
+    let podrun = Podrun::new();
+    let named = json!(["CAP_KILL", "CAP_SYS_TIME"]);
+    let sets = json!({"bounding": named, "permitted": named, "effective": named});
+    let look = "grep ^CapEff /proc/self/status";
+    let log = podrun.dir().join("log.json");
+    let creator = format!(
+        r#"exec setpriv --bounding-set -sys_time --inh-caps -sys_time podrun --log {} --log-format json "$@""#,
+        log.display()
+    );
+    let told = inside_by(&podrun, &busybox(), look, &creator, |config| {
+        config["process"]["capabilities"] = sets.clone();
+    });
+    assert_eq!(told, "CapEff:\t0000000000000020\n");
+    let text = std::fs::read_to_string(&log).expect("a log");
+    assert!(text.contains("\"warning\"") && text.contains("CAP_SYS_TIME itself"), "{text}");
+}
+
 #[test]
 fn the_examples_process_has_its_share_of_io() {
     let podrun = Podrun::new();

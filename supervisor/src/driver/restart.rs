@@ -30,7 +30,7 @@ impl Driver<'_> {
     /// Publishes the record of a run that is not the last one, and has the keeper know what follows.
     pub(super) fn publish_pause(&mut self, record: &ExitRecord, after: Duration, restarts: Restarts) {
         self.state.restarts = Restarts { due: Timestamp::now().checked_add(after).ok(), ..restarts };
-        self.state.reason = None;
+        self.state.reason = self.standing_reason();
         if let Err(error) = publish::json(&self.paths.exit(), record, Durability::Atomic) {
             tracing::warn!("{error}");
         }
@@ -62,11 +62,15 @@ impl Driver<'_> {
         }
     }
 
+    /// What stays true of the container whatever it does.
+    pub(super) fn standing_reason(&self) -> Option<String> {
+        let lost = || "its keeper is gone: nobody replaces its shim at once".to_owned();
+        self.state.keeper.is_none().then(lost)
+    }
+
     /// This shim has lived for a while: nothing is to be said of those before it any more.
     pub(super) fn settled(&mut self) {
-        if self.state.keeper.is_some() {
-            self.state.reason = None;
-        }
+        self.state.reason = self.standing_reason();
         self.write_state();
         self.remember(self.remembered.clone());
     }
@@ -91,7 +95,7 @@ impl Driver<'_> {
         let (spec, settings) = construct::read_spec(&self.paths)?;
         construct::move_record_aside(&self.paths)?;
         let mut state = self.state.clone();
-        (state.started_at, state.reason, state.stopped_by) = (None, None, None);
+        (state.started_at, state.reason, state.stopped_by) = (None, self.standing_reason(), None);
         state.restarts.due = None;
         let (built, cgroup) =
             construct::build(&self.paths, &spec, &settings, &mut state).inspect_err(|_| {

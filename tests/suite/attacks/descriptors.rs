@@ -121,3 +121,20 @@ fn no_directory_becomes_the_stdio_of_an_exec() {
     output.is_a_failure(125, "standard input: it is a directory");
     podrun.sh("podrun exec c -- echo in </").prints("in\n");
 }
+
+/// The host's null device is everybody's: who gets it as stdin changes neither its mode, owner and times nor the
+/// mount that protects them, whatever may be done to mounts inside.
+#[test]
+fn the_null_device_that_is_stdin_is_not_the_containers_to_change() {
+    let podrun = Podrun::new();
+    let image = image(&podrun, &["binary"]);
+    let root = image.to_str().expect("a path in UTF-8");
+    let mighty = ["--cap-add", "SYS_ADMIN", "--security-opt", "seccomp=unconfined", "--rootfs", root];
+    let loop_ = ["--", "sh", "-c", "/binary stdin; exec sleep 1000"];
+    podrun.cmd(["run", "c", "-d"].iter().chain(&mighty).chain(&loop_)).prints("c\n");
+    podrun.says("c", "done");
+    podrun.cmd(["logs", "c"]).prints("done\n");
+    for _ in 0..2 {
+        podrun.sh("podrun exec c /binary stdin </dev/null").prints("done\n");
+    }
+}
