@@ -196,6 +196,18 @@ pub(super) const SPECIFICATION: &[Difference] = &[
         "`defaults` is given to the file system",
     ),
     differs(
+        "spec_process::a_capability_that_cannot_be_given_is_a_warning",
+        "crun",
+        "capset: Operation not permitted",
+        "a capability that it does not have itself fails the container",
+    ),
+    differs(
+        "spec_process::a_capability_that_cannot_be_given_is_a_warning",
+        "runc",
+        "unable to apply caps",
+        "a capability that it does not have itself fails the container",
+    ),
+    differs(
         "spec_process::a_capability_that_there_is_none_of_is_a_warning",
         "crun",
         "a warning",
