@@ -10,8 +10,6 @@
 //! times at every `execve`; and a call that is not cached costs ten comparisons instead of
 //! hundreds.
 
-use std::collections::BTreeMap;
-
 use crate::sys::seccomp::Instruction;
 
 /// What a filter says to a call: `SECCOMP_RET_*` with its data.
@@ -75,12 +73,20 @@ impl From<Verdict> for Rule {
 pub(super) struct Section {
     /// `AUDIT_ARCH_*`.
     pub(super) arch: u32,
-    /// By number.
-    pub(super) rules: BTreeMap<u32, Rule>,
+    /// By number, in ascending order, each once.
+    pub(super) rules: Vec<(u32, Rule)>,
     /// For a number that has no rule.
     pub(super) default: Verdict,
     /// From this number on it is ENOSYS: calls that the author of the rules cannot have known.
     pub(super) unknown: u32,
+}
+
+impl Section {
+    /// The rule for the call `number`, where it has one.
+    pub(super) fn rule(&self, number: u32) -> Option<&Rule> {
+        let at = self.rules.binary_search_by_key(&number, |(number, _)| *number).ok()?;
+        Some(&self.rules[at].1)
+    }
 }
 
 // `linux/bpf_common.h`
@@ -107,12 +113,14 @@ fn jump(code: u16, k: u32, jt: u8, jf: u8) -> Instruction {
 
 /// The program for `sections`; any other architecture's calls are ENOSYS.
 pub(super) fn compile(sections: &[Section]) -> Vec<Instruction> {
-    let mut program = vec![statement(LOAD, ARCH)];
+    let mut program = Vec::with_capacity(512);
+    program.push(statement(LOAD, ARCH));
     for section in sections {
-        let body = body(section);
         program.push(jump(EQUAL, section.arch, 1, 0));
-        program.push(statement(JUMP, offset(body.len())));
-        program.extend(body);
+        let at = program.len();
+        program.push(statement(JUMP, 0));
+        body(section, &mut program);
+        program[at].k = offset(program.len() - at - 1);
     }
     program.push(statement(RETURN, Verdict::ENOSYS.0));
     program
@@ -123,27 +131,27 @@ fn offset(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
 }
 
-fn body(section: &Section) -> Vec<Instruction> {
-    let mut program = vec![
+fn body(section: &Section, program: &mut Vec<Instruction>) {
+    program.extend([
         statement(LOAD, NUMBER),
         jump(GREATER_OR_EQUAL, section.unknown, 0, 1),
         statement(RETURN, Verdict::ENOSYS.0),
-    ];
+    ]);
     let default = Rule::from(section.default);
     // Where the verdict changes: from this number up to the next one's.
-    let mut ranges: Vec<(u32, &Rule)> = vec![(0, &default)];
+    let mut ranges: Vec<(u32, &Rule)> = Vec::with_capacity(256);
     let mut push = |from, rule| {
         ranges.pop_if(|(start, _)| *start == from);
         if ranges.last().is_none_or(|(_, last)| *last != rule) {
             ranges.push((from, rule));
         }
     };
-    for (number, rule) in section.rules.range(..section.unknown) {
+    push(0, &default);
+    for (number, rule) in section.rules.iter().take_while(|(number, _)| *number < section.unknown) {
         push(*number, rule);
         push(number + 1, &default);
     }
-    tree(&ranges, &mut program);
-    program
+    tree(&ranges, program);
 }
 
 fn tree(ranges: &[(u32, &Rule)], program: &mut Vec<Instruction>) {
@@ -151,15 +159,18 @@ fn tree(ranges: &[(u32, &Rule)], program: &mut Vec<Instruction>) {
     match (low, high) {
         ([], [(_, rule), ..]) => judge(rule, program),
         (_, [(first, _), ..]) => {
-            let mut below = Vec::new();
-            tree(low, &mut below);
-            match u8::try_from(below.len()) {
-                Ok(length) => program.push(jump(GREATER_OR_EQUAL, *first, length, 0)),
+            let at = program.len();
+            program.push(jump(GREATER_OR_EQUAL, *first, 0, 0));
+            tree(low, program);
+            let below = program.len() - at - 1;
+            match u8::try_from(below) {
+                Ok(length) => program[at].jt = length,
                 // Only an unconditional jump goes so far.
-                Err(_) => program
-                    .extend([jump(GREATER_OR_EQUAL, *first, 0, 1), statement(JUMP, offset(below.len()))]),
+                Err(_) => {
+                    program[at].jf = 1;
+                    program.insert(at + 1, statement(JUMP, offset(below)));
+                }
             }
-            program.extend(below);
             tree(high, program);
         }
         _ => {}
@@ -292,7 +303,7 @@ pub(super) mod tests {
         if call.number >= section.unknown {
             return Verdict::ENOSYS;
         }
-        let Some(rule) = section.rules.get(&call.number) else { return section.default };
+        let Some(rule) = section.rule(call.number) else { return section.default };
         let fits = |case: &&Case| case.conditions.iter().all(|condition| holds(condition, call.args));
         rule.cases.iter().find(fits).map_or(rule.otherwise, |case| case.verdict)
     }
@@ -328,7 +339,7 @@ pub(super) mod tests {
         let rules = prop::collection::btree_map(0..400_u32, rule(), 0..60);
         (rules, verdict(), 0..450_u32).prop_map(move |(rules, default, unknown)| Section {
             arch,
-            rules,
+            rules: rules.into_iter().collect(),
             default,
             unknown,
         })

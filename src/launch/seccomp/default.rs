@@ -15,12 +15,27 @@
 //! | socket of any other than the usual families | load a module that hardly anybody maintains |
 //! | ioctl TIOCSTI, TIOCLINUX | type into the terminal of whoever ran the command |
 
-use std::collections::BTreeMap;
-
 use rustix::thread::CapabilitySet;
 use syscalls::Sysno;
 
 use super::bpf::{Case, Condition, Is, Rule, Section, Verdict};
+
+/// Which of the calls with numbers below 512 are in a set: each is a bit.
+type Numbers = [u64; 8];
+
+/// The same as `calls`, and ready before the program runs: every process makes its filter anew.
+const fn numbers(calls: &[Sysno], mut set: Numbers) -> Numbers {
+    let mut at = 0;
+    while at < calls.len() {
+        let number = calls[at].id() as usize;
+        set[number / 64] |= 1 << (number % 64);
+        at += 1;
+    }
+    set
+}
+
+/// Every process's.
+const EVERYBODYS: Numbers = numbers(NATIVE, numbers(ALLOWED, [0; 8]));
 
 /// The names of system calls, each checked by the compiler.
 macro_rules! calls {
@@ -141,43 +156,62 @@ fn when(index: u8, mask: u64, value: u64, verdict: Verdict) -> Case {
 
 /// The filter of a process whose bounding set is `capabilities`.
 pub(super) fn sections(capabilities: CapabilitySet) -> Vec<Section> {
-    let mut rules = BTreeMap::new();
     let number = |call: Sysno| call.id().unsigned_abs();
-    let mut put = |call: Sysno, rule: Rule| {
-        rules.insert(number(call), rule);
-    };
-    for call in ALLOWED.iter().chain(NATIVE) {
-        put(*call, Verdict::ALLOW.into());
+    let mut allowed = EVERYBODYS;
+    for (needed, calls) in PRIVILEGED {
+        if capabilities.contains(*needed) {
+            allowed = numbers(calls, allowed);
+        }
     }
+    let special = conditional(capabilities);
+    let unknown = number(Sysno::last()) + 1;
+    let mut rules = Vec::with_capacity(512);
+    for at in 0..unknown {
+        let bit = allowed.get(at as usize / 64).is_some_and(|word| word >> (at % 64) & 1 == 1);
+        if let Some((_, rule)) = special.iter().find(|(call, _)| number(*call) == at) {
+            rules.push((at, rule.clone()));
+        } else if bit {
+            rules.push((at, Verdict::ALLOW.into()));
+        }
+    }
+    let native = Section { arch: super::NATIVE_ARCH, rules, default: EPERM, unknown };
+    [Some(native), foreign()].into_iter().flatten().collect()
+}
+
+/// The calls that depend on more than their number, for a process with these capabilities.
+fn conditional(capabilities: CapabilitySet) -> Vec<(Sysno, Rule)> {
     let one_of = |index, values: &[u64], otherwise| Rule {
         cases: values.iter().map(|value| when(index, INT, *value, Verdict::ALLOW)).collect(),
         otherwise,
     };
+    let without = |index, bits| Rule { cases: vec![when(index, bits, 0, Verdict::ALLOW)], otherwise: EPERM };
+    let typing = [TIOCSTI, TIOCLINUX].map(|request| when(1, INT, request, EPERM));
     // What a kernel without the family says.
     let no_family = Verdict::errno(nix::libc::EAFNOSUPPORT as u32);
-    put(Sysno::socket, one_of(0, &FAMILIES, no_family));
-    put(Sysno::personality, one_of(0, &PERSONALITIES, EPERM));
-    let without = |index, bits| Rule { cases: vec![when(index, bits, 0, Verdict::ALLOW)], otherwise: EPERM };
-    put(Sysno::clone, without(0, NEW_NAMESPACES));
-    put(Sysno::unshare, without(0, NEW_NAMESPACES | NEW_TIME));
-    // Its flags are in memory, where a filter cannot look; libraries fall back to clone.
-    put(Sysno::clone3, Verdict::ENOSYS.into());
-    let typing = [TIOCSTI, TIOCLINUX].map(|request| when(1, INT, request, EPERM));
-    put(Sysno::ioctl, Rule { cases: typing.into(), otherwise: Verdict::ALLOW });
-    for (needed, calls) in PRIVILEGED {
-        if capabilities.contains(*needed) {
-            calls.iter().for_each(|call| put(*call, Verdict::ALLOW.into()));
-        }
+    let is_admin = capabilities.contains(CapabilitySet::SYS_ADMIN);
+    let mut rules = vec![
+        (Sysno::personality, one_of(0, &PERSONALITIES, EPERM)),
+        (
+            Sysno::socket,
+            match is_admin || capabilities.contains(CapabilitySet::NET_ADMIN) {
+                true => Verdict::ALLOW.into(),
+                false => one_of(0, &FAMILIES, no_family),
+            },
+        ),
+        (
+            Sysno::ioctl,
+            Rule { cases: if is_admin { Vec::new() } else { typing.into() }, otherwise: Verdict::ALLOW },
+        ),
+    ];
+    if !is_admin {
+        rules.extend([
+            (Sysno::clone, without(0, NEW_NAMESPACES)),
+            (Sysno::unshare, without(0, NEW_NAMESPACES | NEW_TIME)),
+            // Its flags are in memory, where a filter cannot look; libraries fall back to clone.
+            (Sysno::clone3, Verdict::ENOSYS.into()),
+        ]);
     }
-    if capabilities.contains(CapabilitySet::SYS_ADMIN) {
-        put(Sysno::ioctl, Verdict::ALLOW.into());
-    }
-    if capabilities.intersects(CapabilitySet::NET_ADMIN | CapabilitySet::SYS_ADMIN) {
-        put(Sysno::socket, Verdict::ALLOW.into());
-    }
-    let unknown = number(Sysno::last()) + 1;
-    let native = Section { arch: super::NATIVE_ARCH, rules, default: EPERM, unknown };
-    [Some(native), foreign()].into_iter().flatten().collect()
+    rules
 }
 
 /// A program of the 32-bit x86 finds a kernel without a single call, but for what it takes to say
@@ -188,7 +222,8 @@ fn foreign() -> Option<Section> {
     {
         use syscalls::x86::Sysno;
         let number = |call: Sysno| call.id().unsigned_abs();
-        let allowed = [Sysno::write, Sysno::exit, Sysno::exit_group];
+        // By number.
+        let allowed = [Sysno::exit, Sysno::write, Sysno::exit_group];
         let rules = allowed.into_iter().map(|call| (number(call), Verdict::ALLOW.into())).collect();
         Some(Section { arch: super::X86, rules, default: Verdict::ENOSYS, unknown: u32::MAX })
     }
@@ -214,6 +249,13 @@ mod tests {
     fn the_program_is_small() {
         let length = compile(&sections(CapabilitySet::empty())).len();
         assert!(length < 400, "{length}");
+    }
+
+    #[test]
+    fn every_rule_is_at_its_place() {
+        for section in sections(CapabilitySet::empty()) {
+            assert!(section.rules.is_sorted_by(|one, next| one.0 < next.0), "{:#x}", section.arch);
+        }
     }
 
     #[test]

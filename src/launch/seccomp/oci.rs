@@ -64,7 +64,7 @@ pub(super) fn filter(wanted: &LinuxSeccomp) -> Result<Filter> {
 /// Whether `section` may leave the decision about `call` to somebody else.
 fn may_ask(section: &Section, call: u32) -> bool {
     let asks = |verdict: &Verdict| verdict.0 & 0xffff_0000 == NOTIFY;
-    match section.rules.get(&call) {
+    match section.rule(call) {
         Some(rule) => asks(&rule.otherwise) || rule.cases.iter().any(|case| asks(&case.verdict)),
         None => asks(&section.default),
     }
@@ -95,7 +95,7 @@ fn section(arch: u32, wanted: &LinuxSeccomp, number: impl Fn(&str) -> Option<u32
     }
     let permits = matches!(wanted.default_action(), Action::ScmpActAllow | Action::ScmpActLog);
     let unknown = if permits || last == 0 { u32::MAX } else { last + 1 };
-    Ok(Section { arch, rules, default, unknown })
+    Ok(Section { arch, rules: rules.into_iter().collect(), default, unknown })
 }
 
 /// All of `args` have to hold; but two for the same argument are alternatives, as with libseccomp.
