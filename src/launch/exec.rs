@@ -175,7 +175,12 @@ pub fn plan_exec(spec: &Spec, wanted: &Process) -> Result<ExecPlan> {
     let unseen = owned & pid != 0 && (is_hosts && may_trace || namespaces.pid.is_some());
     if unseen && process.notify.is_some() {
         // It is filtered before it has its number.
-        let why = "SCMP_ACT_NOTIFY cannot be had where processes of the container may trace (CAP_SYS_PTRACE)";
+        let why = match namespaces.pid {
+            Some(_) => "SCMP_ACT_NOTIFY cannot be had in a pid namespace of others, who may trace",
+            None => {
+                "SCMP_ACT_NOTIFY cannot be had where processes of the container may trace (CAP_SYS_PTRACE)"
+            }
+        };
         return Err(Error::usage("exec", why));
     }
     Ok(ExecPlan {

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use oci_spec::runtime::LinuxNamespaceType;
 use rustix::fs::{Mode, OFlags};
+use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::plan::Plan;
@@ -45,6 +46,12 @@ pub(super) fn in_pid_namespace(
     };
     enter(&theirs)?;
     let spawned = spawn();
-    enter(&ours)?;
+    let back = enter(&ours);
+    if let (Err(_), Ok(child)) = (&back, &spawned) {
+        // Nobody would ever hear of it.
+        let _ = pidfd_send_signal(&child.pidfd, Signal::KILL);
+        let _ = waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED);
+    }
+    back?;
     spawned.map_err(|error| Error::io("start a process in the pid namespace", path, &error))
 }

@@ -160,7 +160,7 @@ fn build(
     let _waiting = state.cgroups.begin(&state.cgroup_path, &state.id, spec)?;
     let cgroup = Cgroup::create_for(&state.cgroup_path, limits::resources(spec))?;
     if state.remember_unit(cgroup.as_ref())? {
-        store::write_state(paths, &state, Durability::Atomic)?;
+        store::write_state(paths, &state, Durability::Eventual)?;
     }
     if let Some(cgroup) = cgroup.as_ref().filter(|_| bundle::cgroups_path(spec).is_some()) {
         // Who names the cgroup will look for it in every hierarchy.
@@ -176,7 +176,7 @@ fn build(
     }
     state.init = ProcessRef::of(init.pid);
     state.status = Status::Created;
-    store::write_state(paths, &state, Durability::Atomic)?;
+    store::write_state(paths, &state, Durability::Eventual)?;
     match caller.pid_file {
         Some(file) => publish::bytes(file, init.pid.to_string().as_bytes(), Durability::Atomic),
         None => Ok(()),

@@ -215,7 +215,7 @@ impl Attempt<'_> {
             self.begin_again(&mut state)?;
         }
         let (built, _) = construct::build(&self.paths, &spec, &settings, &mut state)?;
-        store::write_state(&self.paths, &state, Durability::Atomic)?;
+        store::write_state(&self.paths, &state, Durability::Eventual)?;
         Ok((Launching { state, listener, built }, spec))
     }
 
@@ -228,7 +228,7 @@ impl Attempt<'_> {
         state.restarts = Default::default();
         state.stopped_by = None;
         state.reason = None;
-        store::write_state(&self.paths, state, Durability::Atomic)?;
+        store::write_state(&self.paths, state, Durability::Eventual)?;
         construct::move_record_aside(&self.paths)?;
         let _ = std::fs::remove_file(self.paths.run_exit());
         Ok(())

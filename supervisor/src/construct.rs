@@ -59,7 +59,7 @@ pub(crate) fn build(
     let _waiting = state.cgroups.begin(&state.cgroup_path, &state.id, spec)?;
     let cgroup = Cgroup::create_for(&state.cgroup_path, limits::resources(spec))?;
     if state.remember_unit(cgroup.as_ref())? {
-        store::write_state(paths, state, Durability::Atomic)?;
+        store::write_state(paths, state, Durability::Eventual)?;
     }
     crate::log::create_files(&settings.logging, paths)?;
     let plan = launch::plan(spec, settings, paths, &paths.dir)?;

@@ -38,7 +38,7 @@ use tokio::task::JoinHandle;
 
 use crate::bootstrap::Creator;
 use crate::child::Known;
-use crate::clock::{Alarm, Clock};
+use crate::clock::{Alarm, Clock, QUIET};
 use crate::events::Oom;
 use crate::exec::{self, Carried, Inside};
 use crate::exits::Exits;
@@ -53,6 +53,7 @@ use crate::mounts::Mounts;
 use crate::owned::{Facts, Owned};
 use crate::server::{self, Answer, Command, Shared};
 use crate::signals::Signals;
+use crate::sync;
 use crate::upgrade::Upgrades;
 
 mod begin;
@@ -119,6 +120,7 @@ pub(crate) async fn run(
     let machine =
         Machine::resume(state.id.to_string(), &settings, state.status, state.restarts, memory.clone());
     let mut clock = Clock::default();
+    clock.set(Alarm::Quiet, QUIET);
     if let Some(at) = kill_at {
         clock.set_at(Alarm::Kill, at);
     }
@@ -137,6 +139,7 @@ pub(crate) async fn run(
         oom,
         cgroup,
         stuck: None,
+        unsaved: true,
         pidfd: fd::watch(owned.pidfd, "init")?,
         init_lives,
         mounts: None,
@@ -183,6 +186,8 @@ pub(crate) struct Driver<'a> {
     pub(crate) cgroup: Option<Cgroup>,
     /// Why it could not be removed.
     pub(crate) stuck: Option<Error>,
+    /// What the container is, or its state, may not be on the disk yet.
+    unsaved: bool,
     /// Init, or the one of the last run.
     pub(crate) pidfd: AsyncFd<OwnedFd>,
     init_lives: bool,
@@ -265,7 +270,7 @@ impl Driver<'_> {
                     Alarm::Restart => self.due = true,
                     Alarm::Health => self.check_health(),
                     Alarm::Settled => self.settled(),
-                    Alarm::Quiet => sys::memory::give_back(),
+                    Alarm::Quiet => self.rest(),
                 },
                 Some(command) = self.inbox.recv() => self.command(*command).await,
                 // Last: nothing that was asked for is left undone.
@@ -349,10 +354,21 @@ impl Driver<'_> {
         }
     }
 
-    pub(crate) fn write_state(&self) {
-        if let Err(error) = store::write_state(&self.paths, &self.state, Durability::Atomic) {
+    pub(crate) fn write_state(&mut self) {
+        self.unsaved = true;
+        self.clock.set(Alarm::Quiet, QUIET);
+        if let Err(error) = store::write_state(&self.paths, &self.state, Durability::Eventual) {
             tracing::warn!("{error}");
         }
+    }
+
+    /// Does what can wait until nobody asks for anything.
+    fn rest(&mut self) {
+        if std::mem::take(&mut self.unsaved) {
+            // Where there is no room for another process the kernel does it, later.
+            let _ = sync::save(&self.paths, &self.known).inspect_err(|error| tracing::warn!("{error}"));
+        }
+        sys::memory::give_back();
     }
 
     async fn gate_opened(&mut self, outcome: Result<()>) {

@@ -19,6 +19,10 @@ use crate::sync::{self, LastWord, Syncing};
 /// How long the end waits for clients that do not acknowledge.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How soon most containers are deleted that somebody waited for. Until then nothing of them is sent to the
+/// disk: who deletes one would have to wait for that.
+const AT_ONCE: Duration = Duration::from_millis(5);
+
 impl Driver<'_> {
     /// Everything after the exit record: nothing here can change the answer any more.
     pub(crate) async fn finish(mut self) -> Result<()> {
@@ -37,12 +41,17 @@ impl Driver<'_> {
         poststart.iter_mut().for_each(Poststart::is_not_waited_for);
         let ledger = self.shared.ledger.clone();
         self.serving(tokio::time::timeout(PATIENCE, ledger.all_sent())).await;
+        // After that: the end of the mounts waits for every processor, and whoever was told may look meanwhile.
+        self.clean_cgroup();
+        let deleted_at_once = async {
+            tokio::time::sleep(AT_ONCE).await;
+            Ok(())
+        };
+        self.serving_until_unwanted(deleted_at_once).await;
         let syncing = match self.is_unwanted() {
             true => None,
             false => self.write_durably().inspect_err(|error| tracing::error!("{error}")).ok(),
         };
-        // After that: the end of the mounts waits for every processor, and whoever was told may look meanwhile.
-        self.clean_cgroup();
         if poststart.is_some() {
             // Who started it learns of that after its hooks, however short it lived; nothing else waits for them.
             self.serving(tokio::time::timeout(PATIENCE, hooks::done(&poststart))).await;

@@ -52,6 +52,17 @@ fn become_scribe(word: LastWord<'_>) -> ! {
     exit(i32::from(result.is_err()))
 }
 
+/// Has a child see what the container is, and its state, onto the disk. It goes on by itself.
+pub(crate) fn save(paths: &ContainerPaths, known: &Known) -> Result<()> {
+    Aside::begin("a process that syncs", paths, become_saver, known).map(drop)
+}
+
+fn become_saver(paths: &ContainerPaths) -> ! {
+    let result = publish::sync(&[&paths.spec(), &paths.state()]);
+    let _ = result.as_ref().inspect_err(|error| tracing::error!("{error}"));
+    exit(i32::from(result.is_err()))
+}
+
 impl Syncing {
     /// Ends it before it is done.
     pub(crate) fn stop(&self) {

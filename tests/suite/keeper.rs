@@ -135,6 +135,26 @@ fn what_podrun_did_to_init_is_remembered_across_shims() {
 }
 
 #[test]
+fn what_a_container_is_reaches_the_disk_once_nobody_asks_for_anything() {
+    let podrun = Podrun::new();
+    podrun.run_detached("c", &busybox(), ["sleep", "1000"]);
+    let shim = podrun.shim_pid("c");
+    let pid = shim.to_string();
+    let options = ["-qq", "-f", "-y", "-e", "trace=fsync", "-o", "/dev/stdout", "-p", &pid];
+    let mut strace = podrun.program("strace", options).spawn();
+    while process::status_field(shim, "TracerPid").as_deref() != Some(&strace.pid().to_string()) {
+        std::thread::yield_now();
+    }
+    podrun.cmd(["pause", "c"]).prints("c\n");
+    podrun.cmd(["resume", "c"]).prints("c\n");
+    for name in ["spec.json", "state.json"] {
+        let synced = format!("{}>) = 0", podrun.container_dir("c").join(name).display());
+        while !strace.line().expect("strace goes on").trim_end().ends_with(&synced) {}
+    }
+    strace.kill();
+}
+
+#[test]
 fn a_lost_keeper_is_made_known_and_the_shim_goes_on() {
     let podrun = Podrun::new();
     podrun.run_detached("c", &busybox(), ["sh", "-c", "sleep 1000; exit 5"]);

@@ -60,11 +60,14 @@ impl Podrun {
                 process::send(number(&state["pid"]), Signal::KILL);
                 wait_for_end(number(&state["pid"]));
             }
-            let path = self.container_dir(id).join("state.json");
-            let mut state: Value =
-                serde_json::from_str(&std::fs::read_to_string(&path).expect("a state")).expect("JSON");
-            state["bootId"] = "another".into();
-            std::fs::write(&path, state.to_string()).expect("write a state");
+            // The version before too, where it was kept.
+            for name in ["state.json", "state.json.tmp"] {
+                let path = self.container_dir(id).join(name);
+                let Ok(text) = std::fs::read_to_string(&path) else { continue };
+                let mut state: Value = serde_json::from_str(&text).expect("JSON");
+                state["bootId"] = "another".into();
+                std::fs::write(&path, state.to_string()).expect("write a state");
+            }
         }
         std::fs::remove_dir_all(self.run_root()).expect("remove the run root");
     }
@@ -387,12 +390,18 @@ fn what_a_power_cut_took_the_files_of_is_stopped_and_says_so_and_goes() {
     podrun
         .cmd(["create", "new", "--restart", "always", "--rootfs", &busybox(), "--", "true"])
         .prints("new\n");
-    podrun.reboot(&["kept", "new"]);
+    podrun.cmd(["create", "older", "--rootfs", &busybox(), "--", "true"]).prints("older\n");
+    podrun.reboot(&["kept", "new", "older"]);
     // Their names had reached the disk, before this boot.
-    for name in ["state.json", "spec.json"] {
-        let file = std::fs::File::create(podrun.container_dir("new").join(name)).unwrap();
+    let lose = |id: &str, name: &str| {
+        let file = std::fs::File::create(podrun.container_dir(id).join(name)).unwrap();
         file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
-    }
+    };
+    ["state.json", "state.json.tmp", "spec.json"].iter().for_each(|name| lose("new", name));
+    lose("older", "state.json");
+    let state = podrun.state("older");
+    assert_eq!((&state["status"], &state["reason"]), (&"stopped".into(), &"the host was restarted".into()));
+    podrun.cmd(["delete", "older"]).prints("older\n");
     let state = podrun.state("new");
     assert_eq!(state["status"], "stopped");
     assert_eq!(state["reason"], "the host went down before its files were on the disk");
