@@ -118,6 +118,20 @@ impl Client {
         Ok(())
     }
 
+    /// Waits for the next reply for so long.
+    pub(super) fn receive_within(&mut self, time: Duration) -> Result<Received> {
+        let deadline = Instant::now() + time;
+        loop {
+            match self.try_receive()? {
+                Received::NotYet => {}
+                other => return Ok(other),
+            }
+            if !self.is_ready_within(deadline.saturating_duration_since(Instant::now()))? {
+                return Ok(Received::NotYet);
+            }
+        }
+    }
+
     /// Waits for the next reply; `None` where the shim closed.
     pub fn receive(&mut self) -> Result<Option<(Reply, Vec<OwnedFd>)>> {
         loop {

@@ -1,7 +1,10 @@
 //! The end of a container: everything it had goes, with its shim or without.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
+use super::connection::Received;
 use super::patience::Patience;
 use super::{BUSY, Client, Holder, find_holder};
 use crate::cgroup;
@@ -14,6 +17,9 @@ use crate::spec::Spec;
 use crate::state::lock::Lock;
 use crate::state::{Mode, State, Status, publish, store};
 use crate::sys;
+
+/// How long what is killed may take to be gone, and its log to be written.
+const END: Duration = Duration::from_secs(60);
 
 /// Removes a container and everything it had; with `force`, ends it first.
 pub fn delete(roots: &Roots, id: &ContainerId, force: bool) -> Result<()> {
@@ -47,11 +53,29 @@ pub fn delete(roots: &Roots, id: &ContainerId, force: bool) -> Result<()> {
                     }
                     continue;
                 }
-                match client.receive()? {
-                    Some((Reply::Refused(error), _)) => return Err(error),
+                let answer = match client.receive_within(END)? {
+                    Received::Reply(reply, _) => Some(*reply),
+                    Received::Closed => None,
+                    // It waits for what is to be done after the deletion.
+                    Received::NotYet if !force || !paths.dir.exists() => {
+                        client.receive()?.map(|(reply, _)| reply)
+                    }
+                    Received::NotYet => {
+                        let hint = format!(
+                            "the kernel holds them up: frozen in a cgroup v1, or waiting for a file system; \
+                             `podrun ps {id}` shows them"
+                        );
+                        let error = format!("container {id}");
+                        return Err(
+                            Error::failed(error, "its processes were killed and do not end").hint(hint)
+                        );
+                    }
+                };
+                match answer {
+                    Some(Reply::Refused(error)) => return Err(error),
                     // Another one had got the name before we asked for anything.
-                    Some((Reply::Nothing, _)) if first && patience.lasts() => asked = None,
-                    Some((Reply::Nothing, _)) if first => {
+                    Some(Reply::Nothing) if first && patience.lasts() => asked = None,
+                    Some(Reply::Nothing) if first => {
                         return Err(Error::failed(
                             format!("container {id}"),
                             "its shim knows of another container than its state.json",

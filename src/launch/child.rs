@@ -24,6 +24,7 @@ use crate::cgroup::Cgroup;
 use crate::cgroup::v1::Entrance;
 use crate::error::{Error, Result};
 use crate::spec::terminal::WindowSize;
+use crate::state::process::is_stopped;
 use crate::sys::mount::{MountAttr, RDONLY};
 use crate::sys::{Clone3, clone, fd, is_single_threaded, mount_setattr, signal};
 
@@ -121,14 +122,17 @@ pub fn create(mut plan: Plan, cgroup: Option<&Cgroup>, stdio: Stdio, gate: Gate)
     Ok(Init { pid: init.pid, pidfd: init.pidfd, gate: supervised.then_some(ours), ending, terminal })
 }
 
-/// Waits for the first word of an init that is built `among` the processes of others, who can stop it.
-fn speaks(gate: &OwnedFd, among: Option<&Path>) -> Result<()> {
+/// Waits for the next word of an init, process `pid`, that is built `among` the processes of others: they can stop
+/// it. What it does itself, and its hooks, may take as long as they do.
+fn speaks(gate: &OwnedFd, pid: i32, among: Option<&Path>) -> Result<()> {
     let Some(path) = among else { return Ok(()) };
-    match gate::speaks_within(gate, gate::PATIENCE) {
-        true => Ok(()),
-        false => Err(Error::failed("create", "init is not built: it says nothing")
-            .hint(format!("processes of the pid namespace {} can stop it", path.display()))),
+    while !gate::speaks_within(gate, gate::PATIENCE) {
+        if is_stopped(pid) {
+            return Err(Error::failed("create", "init is not built: it was stopped")
+                .hint(format!("processes of the pid namespace {} can do that", path.display())));
+        }
     }
+    Ok(())
 }
 
 /// Does the parent's part while init is built.
@@ -138,7 +142,7 @@ fn attend(
     pid: i32,
     among: Option<&Path>,
 ) -> Result<Option<Terminal>> {
-    speaks(gate, among)?;
+    speaks(gate, pid, among)?;
     let Some((devices, hooks)) = work else { return gate::wait_until_built(gate) };
     let there = gate::wait_until_isolated(gate)?;
     // Before the hooks, which may be there to set up what else the network needs.
@@ -149,7 +153,7 @@ fn attend(
     };
     hooks.create_runtime(pid)?;
     gate::go(gate)?;
-    speaks(gate, among)?;
+    speaks(gate, pid, among)?;
     let terminal = gate::wait_until_built(gate)?;
     if let Some(moved) = moved {
         moved.keep();

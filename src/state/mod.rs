@@ -162,6 +162,9 @@ pub struct State {
     pub id: ContainerId,
     /// The last status its writer knew; see [`store`] for what is true now.
     pub status: Status,
+    /// It had been created before the start that made it `creating` once more: what fails then leaves it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub again: bool,
     /// Who waits for init.
     pub mode: Mode,
     /// `/proc/sys/kernel/random/boot_id` of the boot in which the processes below live.
@@ -219,6 +222,7 @@ impl State {
             version: STATE_VERSION,
             id: id.clone(),
             status: Status::Creating,
+            again: false,
             mode,
             boot_id: process::boot_id(),
             init: None,

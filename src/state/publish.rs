@@ -28,9 +28,10 @@ const USUAL: usize = 8 << 10;
 pub enum Durability {
     /// Whole or absent for every reader; a power cut may take it back.
     Atomic,
-    /// The same, and nothing of it is sent to the disk now: the kernel does that within half a minute, or
-    /// [`sync`]. Until then the version before stays beside it, for [`read_json`] after a power cut. (Some file
-    /// systems send a file to the disk when it takes another one's place, ext4 in half a millisecond.)
+    /// The same, and nothing of it is sent to the disk now: the kernel does that within half a minute, or [`sync`].
+    /// Until [`saved`] says that this has come to pass, the last version of which it was said, or else the first,
+    /// is kept beside it, for [`read_json`] after a power cut. (Some file systems send a file to the disk when it
+    /// takes another one's place, ext4 in half a millisecond.)
     Eventual,
     /// The same, and on the disk when the call returns.
     Synced,
@@ -51,35 +52,53 @@ pub fn bytes(path: &Path, bytes: &[u8], durability: Durability) -> Result<()> {
         // The rename itself is only on the disk once the directory is.
         let dir = path.parent().unwrap_or(Path::new("/"));
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| Error::io("sync", dir, &error))?;
+        saved(path);
     }
     Ok(())
 }
 
-/// Where what belongs at `path` is written first, and where the version before may stay.
+/// Where what belongs at `path` is written first.
 fn beside(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".tmp");
-    name.into()
+    path.with_added_extension("tmp")
 }
 
-/// Puts `new` at `path`, and what was there in its place.
+/// Where a version before is kept.
+fn kept(path: &Path) -> PathBuf {
+    path.with_added_extension("kept")
+}
+
+/// What is at `path` now is on the disk: nothing before it has to be kept.
+pub fn saved(path: &Path) {
+    let _ = std::fs::remove_file(kept(path));
+}
+
+/// Puts `new` at `path`, and keeps what was there, unless something older is kept: that may be on the disk, and this
+/// need not be.
 fn change_places(new: &Path, path: &Path) -> std::io::Result<()> {
     match rustix::fs::renameat_with(CWD, new, CWD, path, RenameFlags::EXCHANGE) {
         // There was nothing, or the file system cannot do it.
-        Err(Errno::NOENT | Errno::INVAL | Errno::NOSYS) => std::fs::rename(new, path),
-        other => Ok(other?),
+        Err(Errno::NOENT | Errno::INVAL | Errno::NOSYS) => return std::fs::rename(new, path),
+        other => other?,
+    }
+    let before = new;
+    match rustix::fs::renameat_with(CWD, before, CWD, kept(path), RenameFlags::NOREPLACE) {
+        Ok(()) => Ok(()),
+        Err(_) => std::fs::remove_file(before),
     }
 }
 
-/// Sees what was published at `paths` onto the disk, as far as it is there.
+/// Sees what was published at `paths` onto the disk, as far as it is there: all of it, also after an error.
 pub fn sync(paths: &[&Path]) -> Result<()> {
+    let mut synced = Ok(());
     for path in paths {
         match regular(OpenOptions::new().read(true), path).and_then(|file| file.sync_all()) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(Error::io("sync", path, &error)),
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                synced = synced.and(Err(Error::io("sync", path, &error)));
+            }
             _ => {}
         }
     }
-    Ok(())
+    synced
 }
 
 fn write(path: &Path, bytes: &[u8], durability: Durability) -> std::io::Result<()> {
@@ -122,7 +141,7 @@ pub fn check_place(path: &Path) -> Result<()> {
 }
 
 /// Reads JSON that podrun wrote; `None` where the file is absent. Where a power cut took [its bytes](is_unwritten) it is
-/// the version before, or else `None`.
+/// the version that was kept, or else `None`.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     let file = match regular(OpenOptions::new().read(true), path) {
         Ok(file) => file,
@@ -134,8 +153,10 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     file.take(MAX_FILE).read_to_end(&mut text).map_err(|error| Error::io("read", path, &error))?;
     serde_json::from_slice(&text).map(Some).or_else(|error| {
         if is_unwritten(path) {
-            let before = std::fs::read(beside(path)).unwrap_or_default();
-            return Ok(serde_json::from_slice(&before).ok());
+            let mut before = Vec::with_capacity(USUAL);
+            let read = regular(OpenOptions::new().read(true), &kept(path))
+                .and_then(|file| file.take(MAX_FILE).read_to_end(&mut before));
+            return Ok(read.ok().and_then(|_| serde_json::from_slice(&before).ok()));
         }
         Err(Error::failed(format!("read {}", path.display()), format!("not a file podrun wrote: {error}"))
             .hint(DAMAGED))
@@ -174,22 +195,34 @@ mod tests {
     fn after_a_power_cut_the_version_before_counts_where_it_was_kept() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.json");
-        for number in 1..=3 {
+        let write = |number: i32| {
             json(&path, &number, Durability::Eventual).unwrap();
-            assert_eq!(read_json::<i32>(&path).unwrap(), Some(number));
-        }
+            assert_eq!(read_json(&path).unwrap(), Some(number));
+            assert!(!beside(&path).exists());
+        };
         let lose = |path: &Path| {
             std::fs::write(path, "").unwrap();
             let file = File::options().write(true).open(path).unwrap();
             file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
         };
+        (1..=3).for_each(write);
         lose(&path);
-        assert_eq!(read_json::<i32>(&path).unwrap(), Some(2));
-        lose(&beside(&path));
+        assert_eq!(read_json(&path).unwrap(), Some(1));
+        write(4);
+        sync(&[&path, &dir.path().join("absent")]).unwrap();
+        saved(&path);
+        // None of these is on the disk, however many there are.
+        (5..=7).for_each(write);
+        lose(&path);
+        assert_eq!(read_json(&path).unwrap(), Some(4));
+        std::fs::remove_file(kept(&path)).unwrap();
         assert_eq!(read_json::<i32>(&path).unwrap(), None);
-        json(&path, &4, Durability::Synced).unwrap();
-        assert_eq!(read_json::<i32>(&path).unwrap(), Some(4));
-        assert!(!beside(&path).exists());
+        // Neither waited for nor believed.
+        nix::unistd::mkfifo(&kept(&path), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(read_json::<i32>(&path).unwrap(), None);
+        json(&path, &8, Durability::Synced).unwrap();
+        assert_eq!(read_json(&path).unwrap(), Some(8));
+        assert!(!kept(&path).exists());
     }
 
     #[test]

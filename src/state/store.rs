@@ -305,6 +305,12 @@ fn observe(mut state: State, exit: Option<ExitRecord>, held: bool, boot_id: &str
     if pid_alive || (shim_alive && exit.is_none()) || (state.status == Status::Creating && held) {
         return View { state, shim_alive, pid_alive, exit: None, health: None };
     }
+    if state.status == Status::Creating && state.again {
+        let reason = "whoever was starting it is gone";
+        (state.status, state.reason) = (Status::Stopped, Some(reason.to_owned()));
+        let exit = exit.unwrap_or_else(|| ExitRecord::unknown(None, reason));
+        return View { state, shim_alive: false, pid_alive, exit: Some(exit), health: None };
+    }
     if state.status == Status::Creating {
         state.reason = Some("the command that was creating it is gone".to_owned());
         return View { state, shim_alive, pid_alive, exit: None, health: None };

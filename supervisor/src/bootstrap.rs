@@ -162,7 +162,7 @@ impl Attempt<'_> {
                 false => Error::no_such_container(&self.id),
             }
         })?;
-        let is_new = previous.status == Status::Creating;
+        let is_new = previous.status == Status::Creating && !previous.again;
         let result = self.build(previous.clone(), is_new);
         match result {
             Ok((built, spec)) => {
@@ -221,7 +221,7 @@ impl Attempt<'_> {
 
     /// A stopped container runs again: its last record moves aside.
     fn begin_again(&self, state: &mut State) -> Result<()> {
-        state.status = Status::Creating;
+        (state.status, state.again) = (Status::Creating, true);
         state.boot_id = boot_id();
         state.init = None;
         state.started_at = None;

@@ -20,28 +20,48 @@ pub(crate) enum Alarm {
     Settled,
     /// For memory to be given back: nobody has asked for anything for a while.
     Quiet,
+    /// For what was written to reach the disk.
+    Save,
 }
 
 /// How long nobody must have asked for anything before memory is given back: what a launch took is no
 /// burden for a moment, and whoever asks again at once finds the code at hand.
 pub(crate) const QUIET: Duration = Duration::from_secs(1);
 
+/// How long what was written may be in memory alone, where it is not the end: what lives shorter costs no disk
+/// anything.
+pub(crate) const SAVE: Duration = Duration::from_secs(1);
+
 /// How many there are.
-const ALARMS: usize = 6;
+const ALARMS: usize = 7;
 
 /// The moments that are set.
 #[derive(Debug, Default)]
 pub(crate) struct Clock([Option<Instant>; ALARMS]);
 
 impl Clock {
-    const ALL: [Alarm; ALARMS] =
-        [Alarm::Kill, Alarm::Timeout, Alarm::Restart, Alarm::Health, Alarm::Settled, Alarm::Quiet];
+    const ALL: [Alarm; ALARMS] = [
+        Alarm::Kill,
+        Alarm::Timeout,
+        Alarm::Restart,
+        Alarm::Health,
+        Alarm::Settled,
+        Alarm::Quiet,
+        Alarm::Save,
+    ];
 
     /// Sets `alarm` to `after` from now, instead of what it was set to before. So far away that it never
     /// comes is not set.
     pub(crate) fn set(&mut self, alarm: Alarm, after: Duration) {
         // `as`: the number of a variant.
         self.0[alarm as usize] = Instant::now().checked_add(after);
+    }
+
+    /// The same, where it is not set yet.
+    pub(crate) fn set_once(&mut self, alarm: Alarm, after: Duration) {
+        if self.0[alarm as usize].is_none() {
+            self.set(alarm, after);
+        }
     }
 
     /// Sets it to a moment that was written down, by whatever the wall clock says now.
@@ -86,7 +106,8 @@ mod tests {
             assert_eq!(clock.rings().await, Alarm::Timeout);
             clock.set_at(Alarm::Kill, Timestamp::UNIX_EPOCH);
             clock.set(Alarm::Timeout, Duration::ZERO);
-            clock.clear(Alarm::Timeout);
+            clock.set_once(Alarm::Timeout, Duration::MAX);
+            assert_eq!(clock.rings().await, Alarm::Timeout);
             assert_eq!(clock.rings().await, Alarm::Kill);
             assert!(tokio::time::timeout(Duration::from_millis(1), clock.rings()).await.is_err());
         });

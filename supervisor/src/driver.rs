@@ -38,7 +38,7 @@ use tokio::task::JoinHandle;
 
 use crate::bootstrap::Creator;
 use crate::child::Known;
-use crate::clock::{Alarm, Clock, QUIET};
+use crate::clock::{Alarm, Clock, SAVE};
 use crate::events::Oom;
 use crate::exec::{self, Carried, Inside};
 use crate::exits::Exits;
@@ -53,7 +53,7 @@ use crate::mounts::Mounts;
 use crate::owned::{Facts, Owned};
 use crate::server::{self, Answer, Command, Shared};
 use crate::signals::Signals;
-use crate::sync;
+use crate::sync::{self, Syncing};
 use crate::upgrade::Upgrades;
 
 mod begin;
@@ -120,7 +120,7 @@ pub(crate) async fn run(
     let machine =
         Machine::resume(state.id.to_string(), &settings, state.status, state.restarts, memory.clone());
     let mut clock = Clock::default();
-    clock.set(Alarm::Quiet, QUIET);
+    clock.set(Alarm::Save, SAVE);
     if let Some(at) = kill_at {
         clock.set_at(Alarm::Kill, at);
     }
@@ -140,6 +140,7 @@ pub(crate) async fn run(
         cgroup,
         stuck: None,
         unsaved: true,
+        saving: None,
         pidfd: fd::watch(owned.pidfd, "init")?,
         init_lives,
         mounts: None,
@@ -186,8 +187,10 @@ pub(crate) struct Driver<'a> {
     pub(crate) cgroup: Option<Cgroup>,
     /// Why it could not be removed.
     pub(crate) stuck: Option<Error>,
-    /// What the container is, or its state, may not be on the disk yet.
+    /// What the container is, or its state, may not be on the disk yet, nor on its way there.
     unsaved: bool,
+    /// It is on its way there.
+    saving: Option<Syncing>,
     /// Init, or the one of the last run.
     pub(crate) pidfd: AsyncFd<OwnedFd>,
     init_lives: bool,
@@ -263,6 +266,7 @@ impl Driver<'_> {
                     self.on(Event::Due).await;
                 }
                 () = hooks::done(&self.poststart) => self.poststarted(),
+                saved = sync::done(&self.saving) => self.saved(saved),
                 found = health::found(&mut self.health) => self.checked(found).await,
                 alarm = self.clock.rings() => match alarm {
                     Alarm::Kill => self.on(Event::TimeUp).await,
@@ -270,7 +274,8 @@ impl Driver<'_> {
                     Alarm::Restart => self.due = true,
                     Alarm::Health => self.check_health(),
                     Alarm::Settled => self.settled(),
-                    Alarm::Quiet => self.rest(),
+                    Alarm::Quiet => sys::memory::give_back(),
+                    Alarm::Save => self.save(),
                 },
                 Some(command) = self.inbox.recv() => self.command(*command).await,
                 // Last: nothing that was asked for is left undone.
@@ -356,19 +361,32 @@ impl Driver<'_> {
 
     pub(crate) fn write_state(&mut self) {
         self.unsaved = true;
-        self.clock.set(Alarm::Quiet, QUIET);
+        self.clock.set_once(Alarm::Save, SAVE);
         if let Err(error) = store::write_state(&self.paths, &self.state, Durability::Eventual) {
             tracing::warn!("{error}");
         }
     }
 
-    /// Does what can wait until nobody asks for anything.
-    fn rest(&mut self) {
-        if std::mem::take(&mut self.unsaved) {
-            // Where there is no room for another process the kernel does it, later.
-            let _ = sync::save(&self.paths, &self.known).inspect_err(|error| tracing::warn!("{error}"));
+    /// Begins to see onto the disk what was written.
+    fn save(&mut self) {
+        if self.saving.is_some() {
+            return self.clock.set(Alarm::Save, SAVE);
         }
-        sys::memory::give_back();
+        match sync::save(&self.paths, &self.known) {
+            Ok(saving) => (self.saving, self.unsaved) = (Some(saving), false),
+            // There is no room for another process: the kernel does it, later.
+            Err(error) => tracing::warn!("{error}"),
+        }
+    }
+
+    fn saved(&mut self, saved: Result<()>) {
+        self.saving = None;
+        match saved {
+            // What was written since then is not.
+            Ok(()) if self.unsaved => {}
+            Ok(()) => publish::saved(&self.paths.state()),
+            Err(error) => tracing::warn!("{error}"),
+        }
     }
 
     async fn gate_opened(&mut self, outcome: Result<()>) {

@@ -41,8 +41,6 @@ impl Driver<'_> {
         poststart.iter_mut().for_each(Poststart::is_not_waited_for);
         let ledger = self.shared.ledger.clone();
         self.serving(tokio::time::timeout(PATIENCE, ledger.all_sent())).await;
-        // After that: the end of the mounts waits for every processor, and whoever was told may look meanwhile.
-        self.clean_cgroup();
         let deleted_at_once = async {
             tokio::time::sleep(AT_ONCE).await;
             Ok(())
@@ -52,6 +50,8 @@ impl Driver<'_> {
             true => None,
             false => self.write_durably().inspect_err(|error| tracing::error!("{error}")).ok(),
         };
+        // After that: the end of the mounts waits for every processor, and whoever was told may look meanwhile.
+        self.clean_cgroup();
         if poststart.is_some() {
             // Who started it learns of that after its hooks, however short it lived; nothing else waits for them.
             self.serving(tokio::time::timeout(PATIENCE, hooks::done(&poststart))).await;

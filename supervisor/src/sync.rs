@@ -52,9 +52,17 @@ fn become_scribe(word: LastWord<'_>) -> ! {
     exit(i32::from(result.is_err()))
 }
 
-/// Has a child see what the container is, and its state, onto the disk. It goes on by itself.
-pub(crate) fn save(paths: &ContainerPaths, known: &Known) -> Result<()> {
-    Aside::begin("a process that syncs", paths, become_saver, known).map(drop)
+/// Begins to see what the container is, and its state, onto the disk.
+pub(crate) fn save(paths: &ContainerPaths, known: &Known) -> Result<Syncing> {
+    Aside::begin("a process that syncs", paths, become_saver, known).map(Syncing)
+}
+
+/// Waits for the end of it, where it was begun.
+pub(crate) async fn done(syncing: &Option<Syncing>) -> Result<()> {
+    match syncing {
+        Some(syncing) => syncing.done().await,
+        None => std::future::pending().await,
+    }
 }
 
 fn become_saver(paths: &ContainerPaths) -> ! {
@@ -73,7 +81,7 @@ impl Syncing {
     pub(crate) async fn done(&self) -> Result<()> {
         match self.0.done().await? {
             0 => Ok(()),
-            _ => Err(Error::failed("sync the exit record", "input/output error")),
+            _ => Err(Error::failed("sync", "the process for that has failed")),
         }
     }
 }

@@ -61,7 +61,7 @@ impl Podrun {
                 wait_for_end(number(&state["pid"]));
             }
             // The version before too, where it was kept.
-            for name in ["state.json", "state.json.tmp"] {
+            for name in ["state.json", "state.json.kept"] {
                 let path = self.container_dir(id).join(name);
                 let Ok(text) = std::fs::read_to_string(&path) else { continue };
                 let mut state: Value = serde_json::from_str(&text).expect("JSON");
@@ -397,7 +397,7 @@ fn what_a_power_cut_took_the_files_of_is_stopped_and_says_so_and_goes() {
         let file = std::fs::File::create(podrun.container_dir(id).join(name)).unwrap();
         file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
     };
-    ["state.json", "state.json.tmp", "spec.json"].iter().for_each(|name| lose("new", name));
+    ["state.json", "state.json.kept", "spec.json"].iter().for_each(|name| lose("new", name));
     lose("older", "state.json");
     let state = podrun.state("older");
     assert_eq!((&state["status"], &state["reason"]), (&"stopped".into(), &"the host was restarted".into()));

@@ -238,3 +238,51 @@ fn hooks_that_are_not_waited_for_are_ended_and_end_nobody_else() {
     podrun.cmd(["delete", "-f", "b"]).prints("b\n");
     assert!(second.is_none_or(|hook| hook.wait(Instant::now() + hang_limit())), "and so does the end");
 }
+
+#[test]
+fn a_start_that_fails_after_one_that_died_costs_a_container_nothing() {
+    let podrun = Podrun::new();
+    let dir = podrun.dir().to_path_buf();
+    let mut config = config(&busybox(), &["sh", "-c", "exit 3"]);
+    // Waits where it finds `waits`, and fails where it finds `fails`.
+    let script = format!(
+        "cd {}; if [ -e waits ]; then echo $$ >pid.new; mv pid.new pid; read _ <waits; fi; [ ! -e fails ]",
+        dir.display()
+    );
+    config["hooks"] = json!({"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin:/usr/bin"]}]});
+    bundle(&dir.join("bundle"), &config);
+    podrun.cmd(["run", "--bundle", "bundle", "b"]).exits(3);
+    podrun.settle();
+    nix::unistd::mkfifo(&dir.join("waits"), nix::sys::stat::Mode::S_IRWXU).expect("make a FIFO");
+    let start = podrun.cmd(["start", "b"]).spawn();
+    let hook = loop {
+        if let Ok(pid) = std::fs::read_to_string(dir.join("pid")) {
+            break pid.trim().parse().expect("a pid");
+        }
+        std::thread::yield_now();
+    };
+    let text = std::fs::read_to_string(podrun.container_dir("b").join("state.json")).expect("a state");
+    let state: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(state["status"], "creating");
+    // The keeper first: it would make another shim.
+    for who in ["keeper", "shim"] {
+        let pid = number(&state[who]["pid"]);
+        let process = Pidfd::open(pid).expect("it lives");
+        crate::harness::process::send(pid, Signal::KILL);
+        assert!(process.wait(Instant::now() + hang_limit()), "it is killed");
+    }
+    start.finish().is_a_failure(1, "died");
+    crate::harness::process::send(hook, Signal::KILL);
+    std::fs::remove_file(dir.join("waits")).expect("remove a file");
+    let state = podrun.state("b");
+    assert_eq!(
+        (&state["status"], &state["reason"]),
+        (&"stopped".into(), &"whoever was starting it is gone".into())
+    );
+    std::fs::write(dir.join("fails"), "").expect("write a file");
+    podrun.cmd(["start", "b"]).fails(1, "hooks.createRuntime /bin/sh");
+    assert_eq!(podrun.state("b")["status"], "stopped");
+    std::fs::remove_file(dir.join("fails")).expect("remove a file");
+    podrun.cmd(["start", "b"]).prints("b\n");
+    podrun.cmd(["wait", "b"]).prints("3\n");
+}
