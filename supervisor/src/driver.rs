@@ -38,7 +38,7 @@ use tokio::task::JoinHandle;
 
 use crate::bootstrap::Creator;
 use crate::child::Known;
-use crate::clock::{Alarm, Clock, SAVE};
+use crate::clock::{Alarm, Clock, QUIET, SAVE};
 use crate::events::Oom;
 use crate::exec::{self, Carried, Inside};
 use crate::exits::Exits;
@@ -381,6 +381,8 @@ impl Driver<'_> {
 
     fn saved(&mut self, saved: Result<()>) {
         self.saving = None;
+        // This has used some memory again.
+        self.clock.set(Alarm::Quiet, QUIET);
         match saved {
             // What was written since then is not.
             Ok(()) if self.unsaved => {}

@@ -113,68 +113,122 @@ fn jump(code: u16, k: u32, jt: u8, jf: u8) -> Instruction {
 
 /// The program for `sections`; any other architecture's calls are ENOSYS.
 pub(super) fn compile(sections: &[Section]) -> Vec<Instruction> {
-    let mut program = Vec::with_capacity(512);
-    program.push(statement(LOAD, ARCH));
-    for section in sections {
-        program.push(jump(EQUAL, section.arch, 1, 0));
-        let at = program.len();
-        program.push(statement(JUMP, 0));
-        body(section, &mut program);
-        program[at].k = offset(program.len() - at - 1);
+    let mut program = Backwards::default();
+    let mut entry = program.verdict(Verdict::ENOSYS);
+    for section in sections.iter().rev() {
+        let body = program.section(section);
+        entry = program.branch(EQUAL, section.arch, body, entry);
     }
-    program.push(statement(RETURN, Verdict::ENOSYS.0));
-    program
+    program.push(statement(LOAD, ARCH));
+    debug_assert_eq!(entry.0 + 2, program.code.len(), "it begins where the last branch is");
+    program.code.reverse();
+    program.code
+}
+
+/// A place in the program, counted from its end: all jumps are forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place(usize);
+
+/// A program that is written from its end, so that everything knows where it jumps to; one verdict serves many.
+/// (Its length is what the kernel's translation of it costs, at every `execve`.)
+#[derive(Debug, Default)]
+struct Backwards {
+    code: Vec<Instruction>,
+    /// Where each verdict was written last.
+    verdicts: Vec<(Verdict, Place)>,
+}
+
+impl Backwards {
+    fn push(&mut self, instruction: Instruction) -> Place {
+        self.code.push(instruction);
+        Place(self.code.len() - 1)
+    }
+
+    /// How many instructions there would be between the next one and `place`.
+    fn distance(&self, place: Place) -> usize {
+        self.code.len() - 1 - place.0
+    }
+
+    /// Where `verdict` is returned, as near as a conditional jump needs it.
+    fn verdict(&mut self, verdict: Verdict) -> Place {
+        /// What may come between: the other side of the jump, if that is a verdict too, and a longer jump.
+        const NEAR: usize = 250;
+        let known = self.verdicts.iter().position(|(known, _)| *known == verdict);
+        if let Some(at) = known
+            && self.distance(self.verdicts[at].1) < NEAR
+        {
+            return self.verdicts[at].1;
+        }
+        let place = self.push(statement(RETURN, verdict.0));
+        match known {
+            Some(at) => self.verdicts[at].1 = place,
+            None => self.verdicts.push((verdict, place)),
+        }
+        place
+    }
+
+    /// Goes to one place or the other.
+    fn branch(&mut self, code: u16, k: u32, then: Place, otherwise: Place) -> Place {
+        let far = |program: &Self, place| program.distance(place) >= u8::MAX.into();
+        let mut reach = |place: Place| match far(self, place) {
+            // Only an unconditional jump goes so far.
+            true => {
+                let distance = offset(self.distance(place));
+                self.push(statement(JUMP, distance))
+            }
+            false => place,
+        };
+        let (then, otherwise) = (reach(then), reach(otherwise));
+        // Both are near now: what was put between is one instruction.
+        let near = |place| u8::try_from(self.distance(place)).unwrap_or(u8::MAX);
+        let (jt, jf) = (near(then), near(otherwise));
+        self.push(jump(code, k, jt, jf))
+    }
+
+    /// What becomes of the calls of one architecture.
+    fn section(&mut self, section: &Section) -> Place {
+        let default = Rule::from(section.default);
+        // Where the verdict changes: from this number up to the next one's.
+        let mut ranges: Vec<(u32, &Rule)> = Vec::with_capacity(256);
+        let mut push = |from, rule| {
+            ranges.pop_if(|(start, _)| *start == from);
+            if ranges.last().is_none_or(|(_, last)| *last != rule) {
+                ranges.push((from, rule));
+            }
+        };
+        push(0, &default);
+        for (number, rule) in section.rules.iter().take_while(|(number, _)| *number < section.unknown) {
+            push(*number, rule);
+            push(number + 1, &default);
+        }
+        let known = self.tree(&ranges);
+        let unknown = self.verdict(Verdict::ENOSYS);
+        self.branch(GREATER_OR_EQUAL, section.unknown, unknown, known);
+        self.push(statement(LOAD, NUMBER))
+    }
+
+    fn tree(&mut self, ranges: &[(u32, &Rule)]) -> Place {
+        let (low, high) = ranges.split_at(ranges.len() / 2);
+        match (low, high) {
+            (_, [(first, _), ..]) if !low.is_empty() => {
+                let (above, below) = (self.tree(high), self.tree(low));
+                self.branch(GREATER_OR_EQUAL, *first, above, below)
+            }
+            (_, [(_, rule), ..]) if rule.cases.is_empty() => self.verdict(rule.otherwise),
+            (_, [(_, rule), ..]) => {
+                let mut code = Vec::new();
+                judge(rule, &mut code);
+                code.into_iter().rev().map(|instruction| self.push(instruction)).last().unwrap_or(Place(0))
+            }
+            // There is always one.
+            _ => self.verdict(Verdict::ENOSYS),
+        }
+    }
 }
 
 /// A program has at most 4096 instructions: the kernel refuses longer ones.
 fn offset(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
-}
-
-fn body(section: &Section, program: &mut Vec<Instruction>) {
-    program.extend([
-        statement(LOAD, NUMBER),
-        jump(GREATER_OR_EQUAL, section.unknown, 0, 1),
-        statement(RETURN, Verdict::ENOSYS.0),
-    ]);
-    let default = Rule::from(section.default);
-    // Where the verdict changes: from this number up to the next one's.
-    let mut ranges: Vec<(u32, &Rule)> = Vec::with_capacity(256);
-    let mut push = |from, rule| {
-        ranges.pop_if(|(start, _)| *start == from);
-        if ranges.last().is_none_or(|(_, last)| *last != rule) {
-            ranges.push((from, rule));
-        }
-    };
-    push(0, &default);
-    for (number, rule) in section.rules.iter().take_while(|(number, _)| *number < section.unknown) {
-        push(*number, rule);
-        push(number + 1, &default);
-    }
-    tree(&ranges, program);
-}
-
-fn tree(ranges: &[(u32, &Rule)], program: &mut Vec<Instruction>) {
-    let (low, high) = ranges.split_at(ranges.len() / 2);
-    match (low, high) {
-        ([], [(_, rule), ..]) => judge(rule, program),
-        (_, [(first, _), ..]) => {
-            let at = program.len();
-            program.push(jump(GREATER_OR_EQUAL, *first, 0, 0));
-            tree(low, program);
-            let below = program.len() - at - 1;
-            match u8::try_from(below) {
-                Ok(length) => program[at].jt = length,
-                // Only an unconditional jump goes so far.
-                Err(_) => {
-                    program[at].jf = 1;
-                    program.insert(at + 1, statement(JUMP, offset(below)));
-                }
-            }
-            tree(high, program);
-        }
-        _ => {}
-    }
 }
 
 fn judge(rule: &Rule, program: &mut Vec<Instruction>) {

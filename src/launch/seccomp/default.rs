@@ -248,7 +248,7 @@ mod tests {
     #[test]
     fn the_program_is_small() {
         let length = compile(&sections(CapabilitySet::empty())).len();
-        assert!(length < 400, "{length}");
+        assert!(length < 200, "{length}");
     }
 
     #[test]
