@@ -105,11 +105,13 @@ mod tests {
             assert!(clock.at(Alarm::Kill).is_none() && clock.at(Alarm::Timeout).is_some());
             assert_eq!(clock.rings().await, Alarm::Timeout);
             clock.set_at(Alarm::Kill, Timestamp::UNIX_EPOCH);
+            clock.set_once(Alarm::Kill, Duration::from_secs(1000));
             clock.set(Alarm::Timeout, Duration::ZERO);
-            clock.set_once(Alarm::Timeout, Duration::MAX);
-            assert_eq!(clock.rings().await, Alarm::Timeout);
+            clock.clear(Alarm::Timeout);
             assert_eq!(clock.rings().await, Alarm::Kill);
             assert!(tokio::time::timeout(Duration::from_millis(1), clock.rings()).await.is_err());
+            clock.set_once(Alarm::Save, Duration::ZERO);
+            assert_eq!(clock.rings().await, Alarm::Save);
         });
     }
 }
