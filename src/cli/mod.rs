@@ -10,7 +10,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -19,7 +18,6 @@ use clap::{ArgMatches, Args as _, FromArgMatches, Parser, Subcommand, ValueEnum}
 use podrun::error::Error;
 use podrun::paths::{ContainerId, Roots};
 use podrun::spec::bundle::Warn;
-use podrun::spec::manager::Manager;
 use rustix::process::Rlimit;
 
 mod attach;
@@ -40,6 +38,7 @@ mod exec;
 mod fail;
 mod features;
 mod follow;
+mod global;
 mod host;
 mod inspect;
 mod kill;
@@ -71,6 +70,8 @@ mod upgrade;
 mod wait;
 mod walls;
 
+use global::{Global, LogFormat, LogLevel};
+
 /// A daemonless container runtime: every container gets its own small supervisor.
 #[derive(Debug, Parser)]
 #[command(
@@ -93,77 +94,6 @@ impl Cli {
             None => Self::try_parse_from(args),
         }
     }
-}
-
-/// What stands before the command.
-#[derive(Debug, Default, clap::Args)]
-struct Global {
-    /// Where containers are kept [default: /var/lib/podrun] [env: PODRUN_ROOT]
-    #[arg(long, value_name = "DIR")]
-    root: Option<PathBuf>,
-    /// Where their sockets and locks are [default: /run/podrun, or DIR/run with --root DIR] [env: PODRUN_RUN_ROOT]
-    #[arg(long, value_name = "DIR")]
-    run_root: Option<PathBuf>,
-    /// Also append an error to this file, and a warning instead of on stderr
-    #[arg(long, value_name = "FILE")]
-    log: Option<PathBuf>,
-    /// How they are written there
-    #[arg(long, value_name = "FORMAT", default_value = "text")]
-    log_format: LogFormat,
-    /// Tell on stderr what podrun does, from this level on [env: PODRUN_LOG]
-    #[arg(long, value_name = "LEVEL", ignore_case = true)]
-    log_level: Option<LogLevel>,
-    /// Who makes a container's cgroup: podrun in the file system, systemd as a scope, or nobody: then it has none,
-    /// and no limits
-    #[arg(long, value_name = "MANAGER", default_value = "cgroupfs")]
-    cgroup_manager: CgroupManager,
-    /// The same as --cgroup-manager systemd
-    #[arg(long)]
-    systemd_cgroup: bool,
-    /// The same as --log-level debug
-    #[arg(long)]
-    debug: bool,
-}
-
-/// `--cgroup-manager`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum CgroupManager {
-    #[default]
-    Cgroupfs,
-    Systemd,
-    Disabled,
-}
-
-impl Global {
-    /// Who makes a container's cgroup.
-    fn manager(&self) -> Manager {
-        match self.cgroup_manager {
-            _ if self.systemd_cgroup => Manager::Systemd,
-            CgroupManager::Systemd => Manager::Systemd,
-            CgroupManager::Cgroupfs => Manager::Cgroupfs,
-            CgroupManager::Disabled => Manager::Disabled,
-        }
-    }
-}
-
-/// `--log-format`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum LogFormat {
-    #[default]
-    Text,
-    Json,
-}
-
-/// `--log-level`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum LogLevel {
-    #[value(alias = "fatal")]
-    Error,
-    #[value(alias = "warning")]
-    Warn,
-    Info,
-    Debug,
-    Trace,
 }
 
 /// `--format` of the commands that list.
