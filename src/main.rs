@@ -1,11 +1,8 @@
 //! `podrun`: parse → command → exit code. The one place where an error is printed is
 //! [`cli::fail`].
-#![forbid(unsafe_code)]
-
-use std::process::ExitCode;
+#![deny(unsafe_code)]
+#![cfg_attr(all(not(test), target_env = "gnu"), no_main)]
 
 mod cli;
 
-fn main() -> ExitCode {
-    cli::main()
-}
+podrun::begin!(cli::main);

@@ -17,7 +17,7 @@
 //! relative to the directory's descriptor, so that a cgroup made again under the same name is
 //! never taken for this one.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::ffi::CString;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -60,6 +60,8 @@ pub struct Cgroup {
     path: PathBuf,
     dir: OwnedFd,
     view: OnceCell<OwnedFd>,
+    /// Its [legs](v1), once somebody has looked.
+    legs: RefCell<Option<Vec<PathBuf>>>,
 }
 
 /// CPU time, in microseconds.
@@ -106,10 +108,14 @@ impl Cgroup {
     /// The cgroup at `path`, `None` where there is none.
     pub fn open(path: &Path) -> Result<Option<Self>> {
         match rustix::fs::open(path, DIRECTORY, Mode::empty()) {
-            Ok(dir) => Ok(Some(Self { path: path.to_owned(), dir, view: OnceCell::new() })),
+            Ok(dir) => Ok(Some(Self::of(path, dir))),
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(Error::at("open cgroup", path, errno)),
         }
+    }
+
+    fn of(path: &Path, dir: OwnedFd) -> Self {
+        Self { path: path.to_owned(), dir, view: OnceCell::new(), legs: RefCell::default() }
     }
 
     /// What tells it from another one that is made in its place.

@@ -5,7 +5,6 @@
 //!                   └── as many at once as there are descriptors for ──┘
 //! ```
 
-use std::cell::OnceCell;
 use std::collections::HashSet;
 use std::ffi::{CStr, CString};
 use std::os::fd::AsFd;
@@ -146,7 +145,7 @@ impl Cgroup {
     /// takes. `None` where there is none any more.
     fn near(&self, name: &CStr) -> Result<Option<Self>> {
         match rustix::fs::openat(&self.dir, name, DIRECTORY, Mode::empty()) {
-            Ok(dir) => Ok(Some(Self { path: self.path.clone(), dir, view: OnceCell::new() })),
+            Ok(dir) => Ok(Some(Self::of(&self.path, dir))),
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(Error::at("open what is below cgroup", &self.path, errno)),
         }

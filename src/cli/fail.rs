@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -60,7 +59,7 @@ impl Sink {
 }
 
 /// Prints `errors`; the exit code follows the first.
-pub(super) fn report(errors: &[Error], sink: &Sink, launches: bool) -> ExitCode {
+pub(super) fn report(errors: &[Error], sink: &Sink, launches: bool) -> u8 {
     let mut text = String::new();
     for (index, error) in errors.iter().enumerate() {
         text.push_str(&format!("podrun: {error}\n"));
@@ -74,16 +73,16 @@ pub(super) fn report(errors: &[Error], sink: &Sink, launches: bool) -> ExitCode 
         sink.write("error", &errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "));
     }
     let code = |error: &Error| if launches { error.launch_exit_code() } else { error.exit_code() };
-    ExitCode::from(errors.first().map_or(0, code))
+    errors.first().map_or(0, code)
 }
 
 /// Answers a command line that could not be parsed, or one that only asked for help.
-pub(super) fn usage(error: &clap::Error) -> ExitCode {
+pub(super) fn usage(error: &clap::Error) -> u8 {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             // A reader that went away wanted no more of it.
             let _ = error.print();
-            return ExitCode::SUCCESS;
+            return 0;
         }
         _ => {}
     }
@@ -93,14 +92,14 @@ pub(super) fn usage(error: &clap::Error) -> ExitCode {
 }
 
 /// Answers who gave this program too little of a stack to look at its command line: on one of its own.
-pub(super) fn without_stack(error: Error) -> ExitCode {
+pub(super) fn without_stack(error: Error) -> u8 {
     let answer = move || {
         let args = args();
         let intent = Intent::of(&args);
         report(&[error], &intent.sink, intent.launches)
     };
     let answered = std::thread::Builder::new().stack_size(STACK).spawn(answer).map(|thread| thread.join());
-    answered.ok().and_then(Result::ok).unwrap_or(ExitCode::FAILURE)
+    answered.ok().and_then(Result::ok).unwrap_or(1)
 }
 
 fn args() -> Vec<String> {

@@ -10,7 +10,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
@@ -314,8 +313,8 @@ fn for_each_at_once(
     })
 }
 
-/// The whole program.
-pub(crate) fn main() -> ExitCode {
+/// The whole program: what it exits with.
+pub(crate) fn main() -> u8 {
     let stack = match host::make_room() {
         Ok(stack) => stack,
         Err(error) => return fail::without_stack(error),
@@ -329,7 +328,7 @@ pub(crate) fn main() -> ExitCode {
     match run(cli, stack, &|error| sink.warn(error)) {
         Ok(code) => {
             sink.succeeded();
-            ExitCode::from(code)
+            code
         }
         Err(errors) => fail::report(&errors.0, &sink, launches),
     }

@@ -42,7 +42,7 @@ pub(super) struct ProcessPlan {
     pub(super) no_new_privileges: bool,
     pub(super) oom_score_adj: Option<i32>,
     pub(super) wanted_filter: Option<Wanted>,
-    /// Made by [`assume`].
+    /// Made by [`assume`], where it was not before.
     pub(super) filter: Option<Filter>,
     /// Whom the filter asks.
     pub(super) notify: Option<Notify>,
@@ -236,7 +236,9 @@ pub(super) fn assume(plan: &mut ProcessPlan, root: impl AsFd) -> Result<()> {
     // As root first: the directory may be below one that the user may not search.
     let entered = enter_cwd(plan, &root);
     become_user(&identity, plan)?;
-    plan.filter = plan.wanted_filter.as_ref().map(Wanted::compile).transpose()?;
+    if plan.filter.is_none() {
+        plan.filter = plan.wanted_filter.as_ref().map(Wanted::compile).transpose()?;
+    }
     if plan.no_new_privileges {
         thread::set_no_new_privs(true).map_err(|errno| Error::os("set no-new-privileges", errno))?;
     }

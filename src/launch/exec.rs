@@ -28,7 +28,7 @@ use super::child::{assert_single_threaded, execute, take_stdio, take_terminal};
 use super::credentials::{self, CapabilityPlan, ProcessPlan};
 use super::plan::Namespaces;
 use super::scheduling::Cpus;
-use super::seccomp::Notify;
+use super::seccomp::{Notify, Wanted};
 use super::userns::{self, Maps};
 use super::{Stdio, command, gate, usher};
 use crate::cgroup::Cgroup;
@@ -38,7 +38,7 @@ use crate::spec::settings::Settings;
 use crate::spec::walls;
 use crate::state::State;
 use crate::sys::spawn::aside;
-use crate::sys::{Clone3, Cloned, clone, fd, process};
+use crate::sys::{Clone3, Cloned, clone, fd, process, program};
 
 /// What a process that joins is asked to be; the rest is as in [`base`](Self::base).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -164,6 +164,7 @@ pub fn plan_exec(spec: &Spec, wanted: &Process) -> Result<ExecPlan> {
     if wanted.privileged {
         (process.wanted_filter, process.notify) = (None, None);
     }
+    process.filter = process.wanted_filter.as_ref().map_or(Ok(None), Wanted::own)?;
     let theirs = spec.process().as_ref().and_then(|process| process.capabilities().as_ref());
     let theirs = theirs.map(CapabilityPlan::of).map(|plan| plan.bounding);
     // Who has CAP_SYS_ADMIN as well gains nothing by tracing. In a pid namespace of others there may be anybody.
@@ -223,6 +224,7 @@ pub fn exec(
     }
     let entrances = cgroup.map(Cgroup::entrances).transpose()?.unwrap_or_default();
     let stdio = stdio.shielded()?;
+    program::know_own();
     // The child has for a moment what its maker has. Of the cgroup that is a view without a way up.
     let view = cgroup.map(Cgroup::view).transpose()?;
     let mut child = Child { plan, stdio, init, report: theirs, witness, entrances };

@@ -123,6 +123,11 @@ fn no_way_out(file: &OwnedFd, what: &str) -> Result<()> {
     Ok(())
 }
 
+/// Lets go of what was kept for the next process: memory of whoever rests.
+pub fn forget() {
+    seccomp::forget();
+}
+
 /// The init of a container: built, and waiting just before `execve`.
 #[derive(Debug)]
 pub struct Init {

@@ -18,6 +18,7 @@ pub mod scheduling;
 pub mod seccomp;
 pub mod signal;
 pub mod spawn;
+pub mod start;
 pub mod thread;
 
 pub use clone::{Clone3, Cloned};

@@ -31,6 +31,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::OnceLock;
 
 use rustix::fs::{AtFlags, CWD, MemfdFlags, Mode, OFlags, SealFlags, StatVfsMountFlags, StatxFlags, statx};
 use rustix::io::FdFlags;
@@ -91,17 +92,35 @@ fn c_string(bytes: Vec<u8>) -> io::Result<CString> {
     CString::new(bytes).map_err(io::Error::from)
 }
 
+/// A file on its mount: `statx(2)`'s device, inode and, where the kernel tells it, mount.
+type Place = (u32, u32, u64, Option<u64>);
+
+fn place(path: &CStr) -> Option<Place> {
+    let found = statx(CWD, path, AtFlags::empty(), StatxFlags::INO | StatxFlags::MNT_ID).ok()?;
+    let told = StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::MNT_ID);
+    let mount = told.then_some(found.stx_mnt_id);
+    Some((found.stx_dev_major, found.stx_dev_minor, found.stx_ino, mount))
+}
+
+/// What this process executes, for all of its life; `None` where `/proc` was not there to say so. Its children that
+/// ask again have the answer of whoever of them asked first.
+fn own() -> Option<Place> {
+    static OWN: OnceLock<Place> = OnceLock::new();
+    OWN.get().copied().or_else(|| {
+        let own = place(c"/proc/self/exe")?;
+        Some(*OWN.get_or_init(|| own))
+    })
+}
+
+/// Learns what this process executes, so that its children need not ask.
+pub fn know_own() {
+    let _ = own();
+}
+
 /// Whether `file` is what this process executes: the same file on the same mount. A program inside may be a copy of
-/// it by another way. False where `/proc` is not there to say so.
+/// it by another way. False where `/proc` was not there to say so.
 pub fn is_own(file: &CStr) -> bool {
-    let place = |path: &CStr| {
-        let wanted = StatxFlags::INO | StatxFlags::MNT_ID;
-        let found = statx(CWD, path, AtFlags::empty(), wanted).ok()?;
-        let told = StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::MNT_ID);
-        let mount = told.then_some(found.stx_mnt_id);
-        Some((found.stx_dev_major, found.stx_dev_minor, found.stx_ino, mount))
-    };
-    place(file).is_some_and(|file| Some(file) == place(c"/proc/self/exe"))
+    place(file).is_some_and(|file| Some(file) == own())
 }
 
 /// A read-only mount is good enough wherever it is: one that is in a namespace is the host's, which nobody

@@ -14,17 +14,14 @@
 //! the caller has gone on by then.
 
 use std::arch::asm;
-use std::ffi::{CStr, CString, c_char, c_void};
+use std::ffi::{CStr, CString, c_char};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::libc;
 use rustix::fs::{Mode, OFlags};
-use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
-use rustix::param::page_size;
 
 use super::clone::{CLEAR_SIGHAND, CloneArgs, INTO_CGROUP, exit};
 use super::fd::{Fate, all_but};
@@ -64,41 +61,18 @@ struct Job<'a> {
 /// A child's stack. Never written before it is one: of its pages only those exist that were used.
 type Stack = Box<[MaybeUninit<u8>]>;
 
-/// A stack that nothing of the heap is near: below it is a page that nobody can touch.
-struct MappedStack(NonNull<c_void>);
-
-impl MappedStack {
-    #[expect(unsafe_code, reason = "maps memory")]
-    fn new() -> io::Result<Self> {
-        let access = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a new mapping, at an address of the kernel's choice.
-        let start = unsafe { mmap_anonymous(std::ptr::null_mut(), DEEP_STACK, access, MapFlags::PRIVATE) }?;
-        let mapped = Self(NonNull::new(start).ok_or(io::ErrorKind::OutOfMemory)?);
-        // SAFETY: its first page, which nothing refers to.
-        unsafe { mprotect(start, page_size(), MprotectFlags::empty()) }?;
-        Ok(mapped)
-    }
-
-    #[expect(unsafe_code, reason = "memory that the kernel gave")]
-    fn room(&mut self) -> &mut [MaybeUninit<u8>] {
-        let guard = page_size();
-        // SAFETY: all of the mapping but its first page, which lives as long as `self` and is nobody else's.
-        unsafe { std::slice::from_raw_parts_mut(self.0.as_ptr().byte_add(guard).cast(), DEEP_STACK - guard) }
-    }
-}
-
-impl Drop for MappedStack {
-    #[expect(unsafe_code, reason = "unmaps memory")]
-    fn drop(&mut self) {
-        // SAFETY: the whole mapping, which nothing refers to any more.
-        let _ = unsafe { munmap(self.0.as_ptr(), DEEP_STACK) };
-    }
+/// Where a child's stack is.
+enum Room<'a> {
+    At(&'a mut [MaybeUninit<u8>]),
+    /// Below the frame of whoever makes it, as after `vfork`: nothing has to be mapped, and what protects this
+    /// thread's own stack protects the child's.
+    Below,
 }
 
 /// Small functions on a flat path; nothing here recurses.
 const STACK: usize = 64 * 1024;
-/// For all that becomes of such a child, and of its own children, which go on with a copy of it.
-const DEEP_STACK: usize = 1 << 20;
+/// What the maker of a child keeps below its stack pointer: more than the red zone of any ABI (128 bytes).
+const OWN_FRAME: u64 = 1 << 10;
 
 /// Starts `program` as a grandchild that reparents away: in a session of its own, with no signal
 /// blocked or ignored, in `/`, with `/dev/null` on 0, 1 and 2, and with exactly the descriptors of
@@ -166,7 +140,7 @@ impl Job<'_> {
         // No SIGCHLD: the caller's loop does not hear of this child, and an ignored SIGCHLD (inherited
         // from the caller's caller) does not reap it before we do.
         let args = CloneArgs { flags: CLEAR_SIGHAND, ..CloneArgs::default() };
-        borrowing_child(args, &mut stack, intermediate, self).map(Leaving)
+        borrowing_child(args, Room::At(&mut stack), intermediate, self).map(Leaving)
     }
 }
 
@@ -201,7 +175,7 @@ extern "C" fn intermediate(job: &mut Job<'_>) -> ! {
         args.cgroup = u64::from(cgroup.as_raw_fd().unsigned_abs());
     }
     let mut stack = std::mem::take(&mut job.inner_stack);
-    match borrowing_child(args, &mut stack, last, job) {
+    match borrowing_child(args, Room::At(&mut stack), last, job) {
         Ok(pid) => {
             if job.errno.load(Ordering::Relaxed) != 0 {
                 reap(pid);
@@ -279,35 +253,44 @@ pub fn aside<T>(argument: &mut T, step: fn(&mut T)) -> io::Result<()> {
         exit(0)
     }
     let _blocked = signal::block_all()?;
-    let mut stack = MappedStack::new()?;
     // `as`: a small positive constant. Its siblings have the same (CLONE_PARENT): without a signal nobody could wait.
     let exit_signal = libc::SIGCHLD as u64;
     let args = CloneArgs { flags: CLEAR_SIGHAND, exit_signal, ..CloneArgs::default() };
-    let pid = borrowing_child(args, stack.room(), run::<T>, &mut Aside { argument, step })?;
+    let pid = borrowing_child(args, Room::Below, run::<T>, &mut Aside { argument, step })?;
     reap(pid);
     Ok(())
 }
 
-/// A child in this process's own memory, on `stack`. This process sleeps until the child executes
-/// or ends, as after `vfork`.
+/// A child in this process's own memory. This process sleeps until the child executes or ends, as after `vfork`.
+#[inline(never)]
 #[expect(unsafe_code, reason = "a clone with CLONE_VM returns on another stack: no C function can")]
 fn borrowing_child<T>(
     mut args: CloneArgs,
-    stack: &mut [MaybeUninit<u8>],
+    room: Room<'_>,
     child: extern "C" fn(&mut T) -> !,
     argument: &mut T,
 ) -> io::Result<i32> {
     // `as`: positive constants.
     args.flags |= (libc::CLONE_VM | libc::CLONE_VFORK) as u64;
-    let base = stack.as_mut_ptr() as u64;
-    args.stack = base.next_multiple_of(16);
+    let (low, high) = match room {
+        Room::At(stack) => {
+            let range = stack.as_mut_ptr_range();
+            (range.start as u64, range.end as u64)
+        }
+        Room::Below => {
+            let high = stack_pointer() - OWN_FRAME;
+            (high - STACK as u64, high)
+        }
+    };
+    args.stack = low;
     // The ABI wants the stack aligned to 16 where a function is called.
-    args.stack_size = (stack.len() as u64 - (args.stack - base)) & !15;
+    args.stack_size = (high & !15) - low;
     let result: isize;
     let argument = std::ptr::from_mut(argument);
-    // SAFETY: the child runs on `stack`, which outlives it, since CLONE_VFORK keeps this thread (the
+    // SAFETY: the child runs on a stack that outlives it, since CLONE_VFORK keeps this thread (the
     // only one that could use what `argument` borrows) asleep until the child is done with this
-    // memory. The child never comes back from `child`. All other registers survive a system call.
+    // memory. Below this frame nothing is alive then: this function, whose own frame is above, calls nothing but
+    // the system, and callers blocked every signal. The child never comes back from `child`. All other registers survive a system call.
     unsafe {
         #[cfg(target_arch = "x86_64")]
         asm!(
@@ -351,6 +334,21 @@ fn borrowing_child<T>(
         .ok()
         .filter(|pid| *pid > 0)
         .ok_or_else(|| io::Error::from_raw_os_error(i32::try_from(-result).unwrap_or(libc::EIO)))
+}
+
+/// Where the caller's frame ends.
+#[expect(unsafe_code, reason = "the stack pointer has no other name")]
+#[inline(always)]
+pub(super) fn stack_pointer() -> u64 {
+    let here: u64;
+    // SAFETY: copies a register.
+    unsafe {
+        #[cfg(target_arch = "x86_64")]
+        asm!("mov {}, rsp", out(reg) here, options(nomem, nostack, preserves_flags));
+        #[cfg(target_arch = "aarch64")]
+        asm!("mov {}, sp", out(reg) here, options(nomem, nostack, preserves_flags));
+    }
+    here
 }
 
 #[cfg(test)]

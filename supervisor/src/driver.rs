@@ -51,6 +51,7 @@ use crate::machine::restart::Asked;
 use crate::machine::{Action, Delivery, Event, Machine, Memory, Ticket};
 use crate::mounts::Mounts;
 use crate::owned::{Facts, Owned};
+use crate::rest;
 use crate::server::{self, Answer, Command, Shared};
 use crate::signals::Signals;
 use crate::sync::{self, Syncing};
@@ -74,13 +75,13 @@ const RETURN: Duration = Duration::from_secs(1);
 /// the container was taken over.
 pub(crate) async fn run(
     owned: Owned,
-    spec: &Spec,
+    spec: Spec,
     creator: Option<Creator>,
     keep: Keep,
     exits: Exits,
     execs: Vec<Carried>,
 ) -> Result<()> {
-    let settings = Settings::of(spec)?;
+    let settings = Settings::of(&spec)?;
     let paths = owned.paths();
     let cgroup = Cgroup::open(&owned.facts.state.cgroup_path)?;
     let streams = owned.streams.split()?;
@@ -128,7 +129,7 @@ pub(crate) async fn run(
     let oom = Oom::watch(&roots, &state.id, cgroup.as_ref());
     let driver = Driver {
         machine,
-        spec,
+        spec: &spec,
         settings,
         paths,
         roots,
@@ -274,7 +275,7 @@ impl Driver<'_> {
                     Alarm::Restart => self.due = true,
                     Alarm::Health => self.check_health(),
                     Alarm::Settled => self.settled(),
-                    Alarm::Quiet => sys::memory::give_back(),
+                    Alarm::Quiet => rest::ask(),
                     Alarm::Save => self.save(),
                 },
                 Some(command) = self.inbox.recv() => self.command(*command).await,
@@ -282,7 +283,8 @@ impl Driver<'_> {
                 step = self.upgrades.next(calm, &self.shared.ledger) => self.upgrade_step(step),
             }
         }
-        self.finish().await
+        // Boxed: it would be the larger half of what a shim is, all of its life.
+        Box::pin(self.finish()).await
     }
 
     /// What a shim that died has left in the middle.

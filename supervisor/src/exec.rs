@@ -68,7 +68,7 @@ pub(crate) fn watch(
     let (ended_sender, ended) = oneshot::channel();
     let debt = ledger.unsent();
     known.add(execed.pid);
-    inside.add(ProcessRef { pid: execed.pid, start_time: start_time(execed.pid).unwrap_or(0) }, &pidfd);
+    inside.add(execed.pid, &pidfd);
     let (pid, known, inside) = (execed.pid, known.clone(), inside.clone());
     let process = pidfd.clone();
     tokio::task::spawn_local(async move {
@@ -101,22 +101,25 @@ pub(crate) fn watch(
 
 /// The processes inside that are this shim's children and were not reaped yet.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Inside(Rc<RefCell<Vec<Process>>>);
+pub(crate) struct Inside(Rc<RefCell<Vec<(i32, Pidfd)>>>);
 
-type Process = (ProcessRef, Rc<AsyncFd<OwnedFd>>);
+type Pidfd = Rc<AsyncFd<OwnedFd>>;
 
 impl Inside {
-    fn add(&self, process: ProcessRef, pidfd: &Rc<AsyncFd<OwnedFd>>) {
-        self.0.borrow_mut().push((process, pidfd.clone()));
+    fn add(&self, pid: i32, pidfd: &Pidfd) {
+        self.0.borrow_mut().push((pid, pidfd.clone()));
     }
 
     fn remove(&self, pid: i32) {
-        self.0.borrow_mut().retain(|(process, _)| process.pid != pid);
+        self.0.borrow_mut().retain(|(other, _)| *other != pid);
     }
 
-    /// All of them.
-    pub(crate) fn all(&self) -> Vec<Process> {
-        self.0.borrow().clone()
+    /// All of them. When each was started is only asked here: until it is reaped its pid is its own.
+    pub(crate) fn all(&self) -> Vec<(ProcessRef, Pidfd)> {
+        let whole = |(pid, pidfd): &(i32, Pidfd)| {
+            (ProcessRef { pid: *pid, start_time: start_time(*pid).unwrap_or(0) }, pidfd.clone())
+        };
+        self.0.borrow().iter().map(whole).collect()
     }
 }
 
@@ -132,7 +135,7 @@ pub(crate) fn go_on(carried: Carried, exits: &Exits, known: &Known, inside: &Ins
     let ProcessRef { pid, start_time } = carried.process;
     let pidfd = Rc::new(fd::watch(carried.pidfd, "a process")?);
     known.add(pid);
-    inside.add(carried.process, &pidfd);
+    inside.add(pid, &pidfd);
     let (exits, known, inside) = (exits.clone(), known.clone(), inside.clone());
     tokio::task::spawn_local(async move {
         end_of(&pidfd).await;

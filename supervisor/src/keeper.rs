@@ -212,10 +212,11 @@ impl Keeper {
             PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN),
             PollFd::from_borrowed_fd(channel, PollFlags::IN),
         ];
-        let woken = poll(&mut fds, left.as_ref());
-        if woken == Ok(0) && !self.settled {
+        let mut woken = poll(&mut fds, left.as_ref());
+        // Not where another shim is due.
+        if woken == Ok(0) && due.is_none() {
             self.settled = true;
-            sys::memory::forget_code();
+            woken = sys::memory::give_back_and(|| poll(&mut fds, None));
         }
         if woken.is_ok() && fds[0].revents().contains(PollFlags::IN) {
             match self.signals.wait() {

@@ -17,9 +17,10 @@
 //!
 //! One thread, one epoll loop: `clone` without `exec` is only safe in a process that has no
 //! other thread.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
+#![cfg_attr(all(not(test), target_env = "gnu"), no_main)]
 
-use std::process::ExitCode;
+use std::pin::Pin;
 
 use podrun::error::{Error, Result};
 use podrun::paths::ContainerPaths;
@@ -50,6 +51,7 @@ mod memory_file;
 mod mounts;
 mod owned;
 mod record;
+mod rest;
 mod server;
 mod signals;
 mod streams;
@@ -69,15 +71,18 @@ const CONTROL: i32 = 3;
 
 const USAGE: &str = "podrun-shim is started by podrun for each container; there is nothing to run by hand.";
 
-fn main() -> ExitCode {
+podrun::begin!(program);
+
+/// The whole program: what it exits with.
+fn program() -> u8 {
     match std::env::args().nth(1).as_deref() {
         Some("--version") => {
             println!("podrun-shim {}", env!("CARGO_PKG_VERSION"));
-            return ExitCode::SUCCESS;
+            return 0;
         }
         Some("--help" | "-h") => {
             println!("{USAGE}");
-            return ExitCode::SUCCESS;
+            return 0;
         }
         _ => {}
     }
@@ -86,11 +91,11 @@ fn main() -> ExitCode {
         None => run(),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(error) => {
             tracing::error!("{error}");
             eprintln!("podrun-shim: {error}");
-            ExitCode::FAILURE
+            1
         }
     }
 }
@@ -103,10 +108,44 @@ fn run() -> Result<()> {
         .map_err(|errno| Error::os("become a subreaper", errno))?;
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .map_err(|errno| Error::os("become undumpable", errno))?;
+    let Some(shim) = role()? else { return Ok(()) };
+    let runtime = event_loop()?;
+    let tasks = tokio::task::LocalSet::new();
+    // Nothing of what clients still have in flight is of any use afterwards.
+    tasks.block_on(&runtime, shim.life())
+}
+
+/// What makes a process a shim. Only once it has all of it, and no frame of the beginning is on the stack any more,
+/// does it begin to live: a stack stays as large as it was.
+struct Shim {
+    owned: Owned,
+    spec: Spec,
+    creator: Option<Creator>,
+    keep: Keep,
+    exits: Exits,
+    execs: Vec<Carried>,
+}
+
+type Life = Pin<Box<dyn Future<Output = Result<()>>>>;
+
+impl Shim {
+    /// From the moment when it has everything to its end. Boxed: on the stack it would lie there once for each
+    /// function that it passes through.
+    #[inline(never)]
+    fn life(self: Box<Self>) -> Life {
+        let Self { owned, spec, creator, keep, exits, execs } = *self;
+        let (id, pid) = (&owned.facts.state.id, rustix::process::getpid());
+        tracing::debug!(version = env!("CARGO_PKG_VERSION"), "the shim of {id} is process {pid}");
+        Box::pin(driver::run(owned, spec, creator, keep, exits, execs))
+    }
+}
+
+/// Becomes a keeper, or a shim. Returns in each shim, with nothing where there is nothing to supervise, and in the
+/// keeper at its end.
+fn role() -> Result<Option<Box<Shim>>> {
     let option = std::env::args().nth(2).unwrap_or_default();
     if let Some(fd) = option.strip_prefix(upgrade::SHIM) {
-        let upgrade::Resumed { owned, spec, keep, exits, execs, client } = upgrade::resume(fd, log_to)?;
-        return supervise(owned, spec, client, keep, exits, execs);
+        return resumed(fd).map(Some);
     }
     let role = match option.strip_prefix(keeper::KEEPER) {
         Some(fd) => keeper::resume(fd)?,
@@ -116,51 +155,48 @@ fn run() -> Result<()> {
             keeper::split(control)?
         }
     };
+    shim(role)
+}
+
+#[inline(never)]
+fn resumed(fd: &str) -> Result<Box<Shim>> {
+    let upgrade::Resumed { owned, spec, keep, exits, execs, client } = upgrade::resume(fd, log_to)?;
+    Ok(Box::new(Shim { owned, spec, creator: client, keep, exits, execs }))
+}
+
+#[inline(never)]
+fn shim(role: Role) -> Result<Option<Box<Shim>>> {
     match role {
-        Role::First { control, keep } => match bootstrap::launch(control, &keep, log_to)? {
-            Some(launched) => {
-                let bootstrap::Launched { owned, spec, creator } = launched;
-                // Adopted from outside: whatever ran inside was the child of a keeper that is gone.
-                let is_adopted = owned.facts.state.adoptions > 0;
-                let exits = if is_adopted { Exits::untold() } else { Exits::default() };
-                supervise(owned, spec, Some(creator), keep, exits, vec![])
-            }
-            None => Ok(()),
-        },
+        Role::First { control, keep } => {
+            let Some(launched) = bootstrap::launch(control, &keep, log_to)? else { return Ok(None) };
+            let bootstrap::Launched { owned, spec, creator } = launched;
+            // Adopted from outside: whatever ran inside was the child of a keeper that is gone.
+            let is_adopted = owned.facts.state.adoptions > 0;
+            let exits = if is_adopted { Exits::untold() } else { Exits::default() };
+            Ok(Some(Box::new(Shim { owned, spec, creator: Some(creator), keep, exits, execs: vec![] })))
+        }
         Role::Next { held, keep, before } => {
             let exits = Exits::default();
             held.exits.into_iter().flatten().for_each(|exit| exits.add(exit));
-            match bootstrap::take_over(held.slots, &keep, before, log_to)? {
-                Some((owned, spec)) => supervise(owned, spec, None, keep, exits, vec![]),
-                None => Ok(()),
-            }
+            let taken = bootstrap::take_over(held.slots, &keep, before, log_to)?;
+            Ok(taken.map(|(owned, spec)| {
+                Box::new(Shim { owned, spec, creator: None, keep, exits, execs: vec![] })
+            }))
         }
-        Role::Over => Ok(()),
+        Role::Over => Ok(None),
     }
 }
 
-/// A shim, from the moment when it has everything to its end.
-fn supervise(
-    owned: Owned,
-    spec: Spec,
-    creator: Option<Creator>,
-    keep: Keep,
-    exits: Exits,
-    execs: Vec<Carried>,
-) -> Result<()> {
-    let (id, pid) = (&owned.facts.state.id, rustix::process::getpid());
-    tracing::debug!(version = env!("CARGO_PKG_VERSION"), "the shim of {id} is process {pid}");
-    let runtime = tokio::runtime::Builder::new_current_thread()
+#[inline(never)]
+fn event_loop() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
+        .on_thread_park(rest::before_sleep)
         // There are never many; the room for 1,024 would be 12 kB of every shim.
         .max_io_events_per_tick(32)
         .build()
-        .map_err(|error| Error::io("start", "the event loop", &error))?;
-    let tasks = tokio::task::LocalSet::new();
-    // Nothing of what clients still have in flight is of any use afterwards.
-    // Boxed: on the stack it would lie there once for each function that it passes through.
-    tasks.block_on(&runtime, Box::pin(driver::run(owned, &spec, creator, keep, exits, execs)))
+        .map_err(|error| Error::io("start", "the event loop", &error))
 }
 
 fn log_to(paths: &ContainerPaths) {

@@ -189,3 +189,19 @@ fn a_container_that_spoils_its_users_file_keeps_out_only_who_needs_it() {
     assert!(!process::is_alive(init));
     podrun.cmd(["exec", "c"].into_iter().chain(WHO)).prints("0\n");
 }
+
+#[test]
+fn where_a_caller_has_closed_its_standard_descriptors_the_null_device_is() {
+    let podrun = Podrun::new();
+    let out = podrun.dir().join("out");
+    std::fs::create_dir(&out).expect("a directory");
+    let (volume, root) = (format!("{}:/out", out.display()), format!("{}:O", busybox()));
+    podrun.cmd(["run", "c", "-d", "-v", &volume, "--rootfs", &root, "--", "sleep", "1000"]).prints("c\n");
+    // Otherwise it would be what podrun opens first: its socket to the shim, or a file.
+    let inside = "text=$(for fd in 0 1 2; do stat -Lc %t:%T /proc/$$/fd/$fd; done); echo \"$text\" >/out/fds";
+    podrun.sh(&format!("podrun exec -i c sh -c '{inside}' <&- >&- 2>&-")).run().expect(0);
+    assert_eq!(std::fs::read_to_string(out.join("fds")).expect("written"), "1:3\n".repeat(3));
+    // What would have been printed is printed to nobody, and no file is written in its place.
+    podrun.sh("podrun list >&- 2>&-; podrun nonsense 2>&-").run().expect(2);
+    podrun.cmd(["delete", "-f", "c"]).prints("c\n");
+}

@@ -142,13 +142,27 @@ impl Cgroup {
         Self::open(&path).ok().flatten()
     }
 
-    /// The ways into all of its legs.
+    /// The ways into all of its legs. Where they are is looked for once: a container whose shim lives gets
+    /// another one by nobody else, and eight times nothing found took 0.05 ms of each exec.
     pub fn entrances(&self) -> Result<Vec<Entrance>> {
-        let mut entrances = Vec::new();
-        for place in places(self.path()) {
-            if let Some(leg) = Self::open(&place)? {
-                entrances
-                    .push(Entrance { procs: leg.open_file("cgroup.procs", OFlags::WRONLY)?, path: place });
+        let mut legs = self.legs.borrow_mut();
+        let legs = match &mut *legs {
+            Some(legs) => legs,
+            none => {
+                let mut there = Vec::new();
+                for place in places(self.path()) {
+                    if Self::open(&place)?.is_some() {
+                        there.push(place);
+                    }
+                }
+                none.insert(there)
+            }
+        };
+        let mut entrances = Vec::with_capacity(legs.len());
+        for path in legs.iter() {
+            if let Some(leg) = Self::open(path)? {
+                let procs = leg.open_file("cgroup.procs", OFlags::WRONLY)?;
+                entrances.push(Entrance { procs, path: path.clone() });
             }
         }
         Ok(entrances)
@@ -170,6 +184,7 @@ impl Cgroup {
         let top = Path::new(TOP).join(controller);
         let path = top.join(below);
         make_dirs(&path)?;
+        *self.legs.borrow_mut() = None;
         let leg = Self::open(&path)?.ok_or_else(|| Error::at("open cgroup", &path, Errno::NOENT))?;
         if controller == "cpuset" {
             fill_cpuset(&top, &path)?;

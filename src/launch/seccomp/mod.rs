@@ -6,14 +6,16 @@
 //! ```
 //!
 //! The compiler is podrun's own: `seccompiler` knows two verdicts a filter, kills at a foreign
-//! architecture, and tests one number after the other. It takes microseconds, so that nobody keeps a
-//! program: each process makes its own before it executes, in memory that goes with the `execve`,
-//! and the shim's stays as small as it was.
+//! architecture, and tests one number after the other. It takes microseconds, and each process makes its own
+//! before it executes, in memory that goes with the `execve`; but a shim that is asked for one exec after the other
+//! keeps podrun's own until it rests: a copy of its memory finds nothing that was compiled in the caches.
 
 mod bpf;
 mod default;
 mod notify;
 mod oci;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub(super) use notify::Notify;
 use oci_spec::runtime::{LinuxSeccomp, Spec};
@@ -77,6 +79,34 @@ impl Wanted {
             }
             Self::Configured(wanted) => oci::filter(wanted),
         }
+    }
+}
+
+/// podrun's own filter that was compiled last, and for which bounding set.
+static KEPT: Mutex<Option<(CapabilitySet, Filter)>> = Mutex::new(None);
+
+fn kept() -> MutexGuard<'static, Option<(CapabilitySet, Filter)>> {
+    KEPT.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Keeps no filter any more.
+pub(super) fn forget() {
+    *kept() = None;
+}
+
+impl Wanted {
+    /// The program, where it is podrun's own: kept from the last time, and for the next.
+    pub(super) fn own(&self) -> Result<Option<Filter>> {
+        let Self::Default(capabilities) = self else { return Ok(None) };
+        let mut kept = kept();
+        if let Some((of, filter)) = &*kept
+            && of == capabilities
+        {
+            return Ok(Some(filter.clone()));
+        }
+        let filter = self.compile()?;
+        *kept = Some((*capabilities, filter.clone()));
+        Ok(Some(filter))
     }
 }
 
