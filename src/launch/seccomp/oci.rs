@@ -16,6 +16,9 @@ use crate::error::{Error, Result};
 const WAIT_KILLABLE: u32 = 32;
 /// `SECCOMP_RET_USER_NOTIF`: somebody else decides.
 const NOTIFY: u32 = 0x7fc0_0000;
+/// `__X32_SYSCALL_BIT`: the same calls by other numbers, which no rule names, and none may permit that permits the rest.
+/// No architecture has calls of its own so high.
+const X32: u32 = 0x4000_0000;
 /// `BPF_MAXINSNS`
 const MAX_PROGRAM: usize = 4096;
 
@@ -94,7 +97,7 @@ fn section(arch: u32, wanted: &LinuxSeccomp, number: impl Fn(&str) -> Option<u32
         }
     }
     let permits = matches!(wanted.default_action(), Action::ScmpActAllow | Action::ScmpActLog);
-    let unknown = if permits || last == 0 { u32::MAX } else { last + 1 };
+    let unknown = if permits || last == 0 { X32 } else { last + 1 };
     Ok(Section { arch, rules: rules.into_iter().collect(), default, unknown })
 }
 
@@ -200,6 +203,8 @@ mod tests {
         .unwrap();
         assert_eq!(judge(&filter, libc::SYS_mkdirat, [0; 6]), Verdict::errno(1));
         assert_eq!(judge(&filter, 1000, [0; 6]), Verdict::ALLOW);
+        let x32 = |call: libc::c_long| judge(&filter, call | 0x4000_0000, [0; 6]);
+        assert_eq!((x32(libc::SYS_mkdirat), x32(libc::SYS_read)), (Verdict::ENOSYS, Verdict::ENOSYS));
         assert_eq!(filter.flags, SPEC_ALLOW);
     }
 
