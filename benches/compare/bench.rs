@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::INSIDE;
+use crate::bare::Bare;
 use crate::runtime::{Bwrap, Conmon, Oci, Podrun, Runtime, which};
 use crate::table::{self, Figures, Row, Target, millis};
 
@@ -77,6 +78,12 @@ fn measure() {
     if let Some(program) = installed("bwrap") {
         all.push(Box::new(Bwrap { program, rootfs: rootfs.clone() }));
     }
+    if bin.join("podrun").exists() {
+        let (program, root) = (bin.join("podrun"), dir.join("podrun"));
+        let oci = oci("podrun", &program, "bare");
+        let podrun = Podrun { oci, program, root, rootfs: rootfs.clone() };
+        all.push(Box::new(Bare { podrun, rootfs: rootfs.clone(), dir: dir.clone() }));
+    }
     let columns: Vec<_> = all.iter().map(|runtime| runtime.name()).collect();
     let rounds = setting("PODRUN_BENCH_ROUNDS", 40);
     let only = std::env::var("PODRUN_BENCH_ONLY").unwrap_or_default();
@@ -125,6 +132,16 @@ fn measure() {
             cells: interleaved(&all, rounds, |runtime| runtime.exec("busy").map(millis)),
             target: Target::Share(1.0 / 3.0, "crun"),
         });
+        let unfiltered: Vec<_> =
+            all.iter().map(|runtime| runtime.background_unfiltered("plain", &["sleep", "100000"])).collect();
+        rows.push(Row {
+            what: "`exec` of `/bin/true` without a seccomp filter, ms".to_owned(),
+            cells: interleaved(&all, rounds, |runtime| runtime.exec_unfiltered("plain").map(millis)),
+            target: Target::None,
+        });
+        for (runtime, _) in all.iter().zip(&unfiltered).filter(|(_, unfiltered)| **unfiltered) {
+            runtime.remove("plain");
+        }
         rows.push(Row {
             what: "`state`, ms".to_owned(),
             cells: interleaved(&all, rounds, |runtime| runtime.state("busy").map(millis)),

@@ -17,6 +17,7 @@
 //! It works in a mount namespace of its own, in which `/sys/fs/cgroup` is cgroup v2 alone: crun and
 //! runc need that on hosts that bind controllers to v1.
 
+mod bare;
 mod bench;
 mod runtime;
 mod table;
