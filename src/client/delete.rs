@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::connection::Received;
 use super::patience::Patience;
-use super::{BUSY, Client, Holder, find_holder};
+use super::{BUSY, Client, Holder, is_busy, look_for_holder};
 use crate::cgroup;
 use crate::error::{Error, Kind, Result};
 use crate::events::{What, emit};
@@ -40,14 +40,17 @@ pub fn delete(roots: &Roots, id: &ContainerId, force: bool) -> Result<()> {
         {
             return Ok(());
         }
-        match find_holder(&paths, id)? {
-            Holder::Shim(mut client) => {
+        match look_for_holder(&paths)? {
+            // A keeper that was stopped, or a shim that nothing leads to any more.
+            None if force && stuck < 2 && kill_supervisors(&paths, created, None) => stuck += 1,
+            None => return Err(is_busy(id)),
+            Some(Holder::Shim(mut client)) => {
                 let created = asked.map_or(created, |asked| asked.created);
                 client.send(&Request::Delete { force, created }, &[])?;
                 let first = asked.replace(Asked { created }).is_none();
                 if force && !client.is_ready_within(BUSY)? {
                     stuck += 1;
-                    if stuck > 2 || !kill_supervisors(&paths, created, &client) {
+                    if stuck > 2 || !kill_supervisors(&paths, created, Some(&client)) {
                         return Err(Error::failed(format!("container {id}"), "its shim does not answer")
                             .hint("nobody is known whose end would help: end its podrun-shim, and delete it again"));
                     }
@@ -85,7 +88,7 @@ pub fn delete(roots: &Roots, id: &ContainerId, force: bool) -> Result<()> {
                     None => {}
                 }
             }
-            Holder::Us(lock) => {
+            Some(Holder::Us(lock)) => {
                 // From here on nobody else can take the name.
                 if let Some(asked) = &asked
                     && asked.is_gone(id, created_at(&paths))?
@@ -142,14 +145,14 @@ fn created_at(paths: &ContainerPaths) -> Option<Timestamp> {
 
 /// Ends a shim that does not answer, and its keeper before it could make another one, of the container that was
 /// created at that moment. False where nobody knows who they are.
-fn kill_supervisors(paths: &ContainerPaths, created: Option<Timestamp>, client: &Client) -> bool {
+fn kill_supervisors(paths: &ContainerPaths, created: Option<Timestamp>, client: Option<&Client>) -> bool {
     let Ok(state) = publish::read_json::<State>(&paths.state()) else { return false };
     // Gone meanwhile, or another one's by now: whoever looks again will see.
     let Some(state) = state.filter(|state| Some(state.created_at) == created) else {
         return created.is_some();
     };
     // While a container is being built its files do not name them; its keeper ends with its shim then.
-    let listens = || client.listener().filter(|_| state.status == Status::Creating);
+    let listens = || client.and_then(Client::listener).filter(|_| state.status == Status::Creating);
     let known = [state.keeper, state.shim.or_else(listens)];
     let mut found = false;
     for process in known.into_iter().flatten() {

@@ -130,18 +130,27 @@ enum Holder {
 /// a command that is at work on it, a shim that does not listen yet or no more. Neither can be
 /// waited for by the lock alone, for the next holder may be a shim, which keeps it for life.
 fn find_holder(paths: &ContainerPaths, id: &ContainerId) -> Result<Holder> {
+    look_for_holder(paths)?.ok_or_else(|| is_busy(id))
+}
+
+/// The same; `None` where somebody else does not let go of the lock.
+fn look_for_holder(paths: &ContainerPaths) -> Result<Option<Holder>> {
     let mut patience = Patience::of(BUSY);
     loop {
         if let Some(client) = Client::connect(paths)? {
-            return Ok(Holder::Shim(client));
+            return Ok(Some(Holder::Shim(client)));
         }
         if let Some(lock) = Lock::try_take(&paths.lock)? {
-            return Ok(Holder::Us(lock));
+            return Ok(Some(Holder::Us(lock)));
         }
         if !patience.lasts() {
-            return Err(Error::failed(format!("container {id}"), "another podrun command is at work on it"));
+            return Ok(None);
         }
     }
+}
+
+fn is_busy(id: &ContainerId) -> Error {
+    Error::failed(format!("container {id}"), "another podrun command is at work on it")
 }
 
 /// Runs the command of a created container, or a stopped supervised container again.

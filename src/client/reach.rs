@@ -16,7 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::patience::Patience;
-use super::{BUSY, Client, begin, spawn};
+use super::{BUSY, Client, begin, is_busy, spawn};
 use crate::cgroup::{self, Cgroup};
 use crate::error::{Error, Result};
 use crate::events::{What, emit};
@@ -71,7 +71,7 @@ pub fn reach(roots: &Roots, id: &ContainerId) -> Result<Reached> {
             });
         }
         if !patience.lasts() {
-            return Err(Error::failed(format!("container {id}"), "another podrun command is at work on it"));
+            return Err(is_busy(id));
         }
     }
 }

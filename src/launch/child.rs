@@ -24,7 +24,6 @@ use crate::cgroup::Cgroup;
 use crate::cgroup::v1::Entrance;
 use crate::error::{Error, Result};
 use crate::spec::terminal::WindowSize;
-use crate::state::process::is_stopped;
 use crate::sys::mount::{MountAttr, RDONLY};
 use crate::sys::{Clone3, clone, fd, is_single_threaded, mount_setattr, signal};
 
@@ -111,9 +110,8 @@ pub fn create(mut plan: Plan, cgroup: Option<&Cgroup>, stdio: Stdio, gate: Gate)
     let restricted = cgroup.map_or(Ok(()), |cgroup| cgroup.restrict_devices(resources));
     // The child's ends: with them open here, its end would not be an end of file.
     let work = child.plan.waits_for_parent().then(|| (devices, child.plan.hooks.clone()));
-    let among = child.plan.namespaces.pid.clone();
     drop(child);
-    let built = mapped.and(restricted).and_then(|()| attend(&ours, work, init.pid, among.as_deref()));
+    let built = mapped.and(restricted).and_then(|()| attend(&ours, work, init.pid));
     let terminal = built.inspect_err(|_| {
         let _ = signal::send(&init.pidfd, nix::libc::SIGKILL);
         let _ = waitid(WaitId::PidFd(init.pidfd.as_fd()), WaitIdOptions::EXITED);
@@ -122,29 +120,10 @@ pub fn create(mut plan: Plan, cgroup: Option<&Cgroup>, stdio: Stdio, gate: Gate)
     Ok(Init { pid: init.pid, pidfd: init.pidfd, gate: supervised.then_some(ours), ending, terminal })
 }
 
-/// Waits for the next word of an init, process `pid`, that is built `among` the processes of others: they can stop
-/// it. What it does itself, and its hooks, may take as long as they do.
-fn speaks(gate: &OwnedFd, pid: i32, among: Option<&Path>) -> Result<()> {
-    let Some(path) = among else { return Ok(()) };
-    while !gate::speaks_within(gate, gate::PATIENCE) {
-        if is_stopped(pid) {
-            return Err(Error::failed("create", "init is not built: it was stopped")
-                .hint(format!("processes of the pid namespace {} can do that", path.display())));
-        }
-    }
-    Ok(())
-}
-
-/// Does the parent's part while init is built.
-fn attend(
-    gate: &OwnedFd,
-    work: Option<(Option<Waiting>, Hooks)>,
-    pid: i32,
-    among: Option<&Path>,
-) -> Result<Option<Terminal>> {
-    speaks(gate, pid, among)?;
-    let Some((devices, hooks)) = work else { return gate::wait_until_built(gate) };
-    let there = gate::wait_until_isolated(gate)?;
+/// Does the parent's part while init, process `pid`, is built.
+fn attend(gate: &OwnedFd, work: Option<(Option<Waiting>, Hooks)>, pid: i32) -> Result<Option<Terminal>> {
+    let Some((devices, hooks)) = work else { return gate::wait_until_built(gate, pid) };
+    let there = gate::wait_until_isolated(gate, pid)?;
     // Before the hooks, which may be there to set up what else the network needs.
     let moved = match (devices, there) {
         (Some(devices), Some(there)) => Some(devices.move_to(pid, there)?),
@@ -153,8 +132,7 @@ fn attend(
     };
     hooks.create_runtime(pid)?;
     gate::go(gate)?;
-    speaks(gate, pid, among)?;
-    let terminal = gate::wait_until_built(gate)?;
+    let terminal = gate::wait_until_built(gate, pid)?;
     if let Some(moved) = moved {
         moved.keep();
     }

@@ -15,17 +15,18 @@
 //! before its 'G' changes nothing. A process that joins tells over a socketpair, too: 'T' with its
 //! terminal beside it where it has one, then what came of `execve`.
 
-use std::fs::File;
-use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
+use procfs::process::Process;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 
 use super::Terminal;
 use crate::error::{Error, Result};
-use crate::sys::pass;
+use crate::state::process::is_stopped;
+use crate::sys::{pass, signal};
 
 /// What init says once only `execve` is left.
 const BUILT: u8 = b'B';
@@ -37,7 +38,7 @@ const ISOLATED: u8 = b'N';
 /// What releases it.
 const GO: u8 = b'G';
 /// No error is longer.
-const MAX_REPORT: u64 = 64 << 10;
+const MAX_REPORT: usize = 64 << 10;
 
 /// How init is released.
 #[derive(Debug)]
@@ -73,53 +74,103 @@ fn gone() -> Error {
     Error::failed("start", "init ended before it was released").hint("was it killed? see `podrun state`")
 }
 
-/// Reads until the child says that it waits for its parent, or why it does not. Its netlink socket comes with the
-/// good news, where it was asked for.
-pub(super) fn wait_until_isolated(gate: &OwnedFd) -> Result<Option<OwnedFd>> {
-    wait_for(gate, ISOLATED).map(|fds| fds.into_iter().next())
+/// Reads until the child, process `pid`, says that it waits for its parent, or why it does not. Its netlink socket
+/// comes with the good news, where it was asked for.
+pub(super) fn wait_until_isolated(gate: &OwnedFd, pid: i32) -> Result<Option<OwnedFd>> {
+    wait_for(gate, pid, ISOLATED).map(|fds| fds.into_iter().next())
 }
 
-/// Reads until the child says that it is built, or why it is not. Its terminal comes with the good news.
-pub(super) fn wait_until_built(gate: &OwnedFd) -> Result<Option<Terminal>> {
-    wait_for(gate, BUILT).map(terminal)
+/// Reads until the child, process `pid`, says that it is built, or why it is not. Its terminal comes with the good
+/// news.
+pub(super) fn wait_until_built(gate: &OwnedFd, pid: i32) -> Result<Option<Terminal>> {
+    wait_for(gate, pid, BUILT).map(terminal)
 }
 
-/// How long who is born among the processes of others may take: they can stop it.
-pub(super) const PATIENCE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+/// How long a child may be silent before somebody looks whether it [was stopped](check_going).
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// An error where the child `pid` was stopped, or a child of its own for which it waits: a hook, or the command of a
+/// minimal init. Until it has executed its command it takes as long as it does; but whoever shares its pid
+/// namespace can stop it, and then nothing would ever come of it.
+pub fn check_going(pid: i32) -> Result<()> {
+    let children = Process::new(pid).and_then(|process| process.task_main_thread()?.children());
+    let children = children.unwrap_or_default().into_iter().filter_map(|child| child.try_into().ok());
+    if !std::iter::once(pid).chain(children).any(is_stopped) {
+        return Ok(());
+    }
+    Err(Error::failed(format!("process {pid}"), "it was stopped before its command was executed")
+        .hint("whoever shares its pid namespace can do that"))
+}
 
 /// Whether something, or the end, comes from `socket` in that time.
-pub(super) fn speaks_within(socket: &OwnedFd, time: Timespec) -> bool {
-    let mut fds = [PollFd::new(socket, PollFlags::IN)];
-    rustix::io::retry_on_intr(|| poll(&mut fds, Some(&time))) != Ok(0)
+pub(super) fn speaks_within(socket: impl AsFd, time: Duration) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN)];
+    let time = Timespec::try_from(time).ok();
+    rustix::io::retry_on_intr(|| poll(&mut fds, time.as_ref())) != Ok(0)
 }
 
-fn wait_for(gate: &OwnedFd, word: u8) -> Result<Vec<OwnedFd>> {
+/// Waits for the next word of process `pid`, or its end.
+fn hear(socket: impl AsFd, pid: i32) -> Result<()> {
+    while !speaks_within(&socket, PATIENCE) {
+        check_going(pid)?;
+    }
+    Ok(())
+}
+
+fn wait_for(gate: &OwnedFd, pid: i32, word: u8) -> Result<Vec<OwnedFd>> {
     let (mut first, mut fds) = ([0], Vec::new());
     let failed = |errno| Error::os("wait for init", errno);
+    hear(gate, pid)?;
     let read = rustix::io::retry_on_intr(|| pass::receive(gate, &mut first, &mut fds)).map_err(failed)?;
     if read == 1 && first[0] == word {
         return Ok(fds);
     }
     let mut report = first[..read].to_vec();
-    let file = File::from(gate.try_clone().map_err(|error| Error::io("wait for", "init", &error))?);
-    // An end by a signal leaves a reset instead of an end of file.
-    let _ = file.take(MAX_REPORT).read_to_end(&mut report);
+    read_to_end(gate, pid, &mut report, &mut fds)?;
     outcome(&report)?;
     Err(Error::failed("create", "init ended before it was built")
         .hint("something killed it: the kernel's OOM killer, for one"))
 }
 
-/// All that a joining process reports, and the descriptors beside it; waits for the end.
-pub fn read_report(socket: impl AsFd) -> Result<(Vec<u8>, Vec<OwnedFd>)> {
-    let (mut report, mut fds, mut chunk) = (Vec::new(), Vec::new(), [0; 512]);
-    loop {
-        match pass::receive(&socket, &mut chunk, &mut fds) {
-            Ok(0) | Err(Errno::CONNRESET) => return Ok((report, fds)),
+/// All that the joining process `pid` reports, and the descriptors beside it; waits for the end.
+pub fn read_report(socket: impl AsFd, pid: i32) -> Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let (mut report, mut fds) = (Vec::new(), Vec::new());
+    read_to_end(socket, pid, &mut report, &mut fds)?;
+    Ok((report, fds))
+}
+
+/// What comes of init, process `pid`, after it was released over `gate`. One that was stopped before is ended.
+pub fn read_outcome(gate: impl AsFd, pid: i32, pidfd: impl AsFd) -> Result<()> {
+    let (mut report, mut fds) = (Vec::new(), Vec::new());
+    let end = read_to_end(gate, pid, &mut report, &mut fds).inspect_err(|_| {
+        let _ = signal::send(pidfd, nix::libc::SIGKILL);
+    })?;
+    match end {
+        End::Reset if report.is_empty() => Err(gone()),
+        End::Reset | End::OfFile => outcome(&report),
+    }
+}
+
+/// How a child's last word is followed by none.
+enum End {
+    OfFile,
+    /// It was ended before it had heard everything.
+    Reset,
+}
+
+fn read_to_end(socket: impl AsFd, pid: i32, report: &mut Vec<u8>, fds: &mut Vec<OwnedFd>) -> Result<End> {
+    let mut chunk = [0; 512];
+    while report.len() < MAX_REPORT {
+        hear(&socket, pid)?;
+        match pass::receive(&socket, &mut chunk, fds) {
+            Ok(0) => break,
             Ok(length) => report.extend_from_slice(&chunk[..length]),
+            Err(Errno::CONNRESET) => return Ok(End::Reset),
             Err(Errno::INTR) => {}
-            Err(errno) => return Err(Error::os("read the outcome of exec", errno)),
+            Err(errno) => return Err(Error::os("read a child's report", errno)),
         }
     }
+    Ok(End::OfFile)
 }
 
 /// The terminal that the descriptors beside a report are, if they are one.

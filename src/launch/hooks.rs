@@ -37,6 +37,10 @@ use crate::sys::{Clone3, clone, fd, signal};
 /// How much of what a hook says is told when it fails.
 const MAX_WORDS: usize = 1024;
 
+/// The time of a poststop hook that has none of its own. Whoever deletes the container waits for it, and nothing is
+/// left by which it could be ended.
+const POSTSTOP: Duration = Duration::from_secs(60);
+
 /// The hooks of a container, and what all of them are told of it.
 #[derive(Clone, Debug)]
 pub struct Hooks {
@@ -104,13 +108,17 @@ impl Hooks {
         let programs = |kind: &str, list: &Option<Vec<Hook>>| {
             list.iter().flatten().map(|hook| Program::of(kind, hook)).collect::<Result<Vec<_>>>()
         };
+        let mut poststop = programs("poststop", hooks.poststop())?;
+        for program in &mut poststop {
+            program.timeout.get_or_insert(POSTSTOP);
+        }
         Ok(Self {
+            poststop,
             prestart: programs("prestart", hooks.prestart())?,
             create_runtime: programs("createRuntime", hooks.create_runtime())?,
             create_container: programs("createContainer", hooks.create_container())?,
             start_container: programs("startContainer", hooks.start_container())?,
             poststart: programs("poststart", hooks.poststart())?,
-            poststop: programs("poststop", hooks.poststop())?,
             container: Container {
                 oci_version: spec.version().clone(),
                 id: id.to_string(),
@@ -208,6 +216,10 @@ fn run(program: &Program, state: &[u8], session: Session) -> Result<()> {
     let deadline = program.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let (words, in_time) = attend(&made.pidfd, &output, deadline).map_err(failed)?;
     if !in_time {
+        if session == Session::Own {
+            // What it has started too: until it is reaped, its number is that of its group alone.
+            let _ = signal::kill(-made.pid, nix::libc::SIGKILL);
+        }
         let _ = signal::send(&made.pidfd, nix::libc::SIGKILL);
     }
     let status =
@@ -327,6 +339,13 @@ mod tests {
             // A child that keeps the output open.
             hooks("sleep 2 & exit 0", None).create_runtime(7).unwrap();
         });
+    }
+
+    #[test]
+    fn after_the_end_no_hook_takes_for_ever() {
+        let timeouts = |hooks: Hooks| [hooks.prestart[0].timeout, hooks.poststop[0].timeout];
+        assert_eq!(timeouts(hooks("", None)), [None, Some(POSTSTOP)]);
+        assert_eq!(timeouts(hooks("", Some(600))), [Some(Duration::from_secs(600)); 2]);
     }
 
     #[test]

@@ -86,7 +86,7 @@ fn procfs_of(path: &Path, mount: &Mount) -> Result<OwnedFd> {
     let answers = gate::speaks_within(&ours, gate::PATIENCE);
     let _ = pidfd_send_signal(&child.pidfd, Signal::KILL);
     let _ = waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED);
-    let (report, fds) = gate::read_report(&ours)?;
+    let (report, fds) = gate::read_report(&ours, child.pid)?;
     fds.into_iter().next().ok_or_else(|| {
         let why = if answers { "the process for it died" } else { "the process for it was stopped" };
         let died = || Error::failed(format!("mount proc of {}", path.display()), why);

@@ -104,7 +104,7 @@ pub fn exec(roots: &Roots, id: &ContainerId, wanted: &Process, beside: Beside<'_
     }
     let execed = launch::exec(plan, init.as_fd(), cgroup.as_ref(), stdio, None)?;
     let (pid, running) = (execed.pid, Running(execed.pidfd));
-    let outcome = gate::read_report(&execed.report)
+    let outcome = gate::read_report(&execed.report, execed.pid)
         .and_then(|(report, fds)| gate::outcome(&report).map(|()| gate::terminal(fds)))
         .and_then(|terminal| match (console, terminal) {
             (Some(console), Some(terminal)) => console.send(&terminal.master),

@@ -16,8 +16,6 @@ mod exec;
 mod features;
 mod limits;
 
-use std::fs::File;
-use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -100,7 +98,7 @@ pub fn start(roots: &Roots, id: &ContainerId) -> Result<()> {
     }
     // Whatever cannot be read is told before there is a process.
     let hooks = Hooks::of(&store::spec(&paths)?, id, &state.bundle)?;
-    let outcome = release(&paths);
+    let outcome = release(&paths, &state);
     let _ = std::fs::remove_file(paths.gate());
     match &outcome {
         Ok(()) => {
@@ -128,20 +126,19 @@ pub fn start(roots: &Roots, id: &ContainerId) -> Result<()> {
     Ok(())
 }
 
-fn release(paths: &ContainerPaths) -> Result<()> {
+/// Opens the gate, and waits for what comes of that.
+fn release(paths: &ContainerPaths, state: &State) -> Result<()> {
+    let ended = || Error::failed("start", "init ended before it was released");
+    let init = open_init(state)?.ok_or_else(ended)?;
     let (_dir, address) = gate_address(paths)?;
     let socket = socket()?;
     rustix::net::connect(&socket, &address).map_err(|errno| match errno {
-        Errno::CONNREFUSED => Error::failed("start", "init ended before it was released"),
+        Errno::CONNREFUSED => ended(),
         errno => Error::at("connect to", paths.gate(), errno),
     })?;
     tracing::debug!("opens the gate {}", paths.gate().display());
     gate::go(&socket)?;
-    let mut report = Vec::new();
-    File::from(socket)
-        .read_to_end(&mut report)
-        .map_err(|error| Error::io("read the outcome from", paths.gate(), &error))?;
-    gate::outcome(&report)
+    gate::read_outcome(&socket, state.init.map_or(0, |init| init.pid), &init)
 }
 
 /// Waits until a container that has no shim ends. Only its parent will ever know how it ended.

@@ -72,7 +72,7 @@ pub(crate) fn watch(
     let (pid, known, inside) = (execed.pid, known.clone(), inside.clone());
     let process = pidfd.clone();
     tokio::task::spawn_local(async move {
-        let outcome = match fd::read_report(execed.report).await {
+        let outcome = match fd::read_outcome(execed.report, pid, &*process).await {
             Ok((report, fds)) => launch::gate::outcome(&report).map(|()| launch::gate::terminal(fds)),
             Err(error) => Err(error),
         };

@@ -1,9 +1,10 @@
 //! Descriptors in the event loop.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use podrun::error::{Error, Result};
-use podrun::sys::pass;
+use podrun::launch::gate;
+use podrun::sys::{pass, signal};
 use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 
@@ -18,8 +19,26 @@ pub(crate) async fn read_to_end(pipe: OwnedFd) -> Result<Vec<u8>> {
     read_report(pipe).await.map(|(report, _)| report)
 }
 
-/// The same, with the descriptors that came beside it.
-pub(crate) async fn read_report(pipe: OwnedFd) -> Result<(Vec<u8>, Vec<OwnedFd>)> {
+/// What a child, process `pid`, says until it has executed its command, with the descriptors beside it. One that was
+/// stopped before it could is ended.
+pub(crate) async fn read_outcome(
+    pipe: OwnedFd,
+    pid: i32,
+    pidfd: impl AsFd,
+) -> Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let mut report = std::pin::pin!(read_report(pipe));
+    loop {
+        if let Ok(report) = tokio::time::timeout(gate::PATIENCE, &mut report).await {
+            return report;
+        }
+        gate::check_going(pid).inspect_err(|_| {
+            let _ = signal::send(&pidfd, nix::libc::SIGKILL);
+        })?;
+    }
+}
+
+/// Everything that comes through the socket `pipe`, with the descriptors that come beside it.
+async fn read_report(pipe: OwnedFd) -> Result<(Vec<u8>, Vec<OwnedFd>)> {
     let failed = |errno: Errno| Error::os("read a child's report", errno);
     rustix::io::ioctl_fionbio(&pipe, true).map_err(failed)?;
     let pipe = watch(pipe, "a child's report")?;

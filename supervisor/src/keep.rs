@@ -15,6 +15,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use podrun::error::{Error, Result};
+use podrun::sys::signal;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{
@@ -253,6 +254,17 @@ impl Keep {
     /// Has the keeper do `order`.
     pub(crate) fn order(&self, order: Order) {
         self.send(Packet { order, ..Packet::NOTHING }, &[]);
+        if order == Order::Release {
+            self.wake();
+        }
+    }
+
+    /// Has a keeper that was stopped go on: it would never end, and never let go of the lock. Only while it is the
+    /// parent: its number may be another one's afterwards.
+    fn wake(&self) {
+        if rustix::process::getppid() == Some(self.keeper) {
+            let _ = signal::kill(self.keeper.as_raw_nonzero().get(), nix::libc::SIGCONT);
+        }
     }
 
     /// Has the keeper become `program`; what came of it is a notice. False where there is no keeper.

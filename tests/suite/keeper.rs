@@ -257,3 +257,33 @@ fn a_command_that_is_slow_to_come_back_still_gets_the_last_output() {
     assert!(next.wait(Instant::now() + hang_limit()));
     podrun.cmd(["list", "-q"]).prints("");
 }
+
+#[test]
+fn a_keeper_that_was_stopped_goes_with_its_container() {
+    let podrun = Podrun::new();
+    for id in ["deleted", "ended"] {
+        podrun.run_detached(id, &busybox(), ["sleep", "1000"]);
+    }
+    let keepers = ["deleted", "ended"].map(|id| podrun.keeper_pid(id));
+    keepers.into_iter().for_each(freeze);
+    podrun.cmd(["delete", "-f", "deleted"]).prints("deleted\n");
+    podrun.cmd(["kill", "ended"]).exits(0);
+    podrun.cmd(["wait", "ended"]).prints("143\n");
+    keepers.into_iter().for_each(wait_for_end);
+    // It had a copy of the lock.
+    podrun.cmd(["start", "ended"]).prints("ended\n");
+}
+
+#[test]
+fn a_deletion_by_force_ends_a_keeper_that_does_not_let_go() {
+    let podrun = Podrun::new();
+    podrun.run_detached("c", &busybox(), ["sleep", "1000"]);
+    let (init, keeper) = (podrun.pid("c"), podrun.keeper_pid("c"));
+    freeze(keeper);
+    podrun.kill_shim_under("c", keeper);
+    // As where the shim had been about to leave.
+    std::fs::remove_file(podrun.run_root().join("c/shim.sock")).expect("remove the socket");
+    podrun.cmd(["delete", "-f", "c"]).prints("c\n");
+    wait_for_end(keeper);
+    assert!(!is_alive(init));
+}

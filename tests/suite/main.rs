@@ -52,6 +52,7 @@ mod spec_linux;
 mod spec_mounts;
 mod spec_process;
 mod spec_resources;
+mod stopped;
 mod stuck;
 mod supervised_bundle;
 mod survive;

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::harness::bundle::{Engine, bundle, config, create, refused};
 use crate::harness::peer::peer;
+use crate::harness::process::wait_for_end;
 use crate::harness::{Podrun, busybox, number};
 
 /// A hook that appends its name, its state's status and pid, and what `more` prints to `log`.
@@ -164,4 +165,17 @@ fn what_hooks_have_set_up_is_put_away_where_the_container_is_not_created() {
     });
     let told = std::fs::read_to_string(&log).unwrap_or_default();
     assert!(told.starts_with("poststop stopped"), "{told}");
+}
+
+#[test]
+fn a_hook_that_is_out_of_time_takes_with_it_what_it_has_started() {
+    let podrun = Podrun::new();
+    let started = podrun.dir().join("started");
+    let script = format!("/bin/sleep 998 & echo $! >{}; wait", started.display());
+    refused(&podrun, "hooks.createRuntime /bin/sh: has not ended after 1 s", |config| {
+        let hook = json!({"path": "/bin/sh", "args": ["sh", "-c", script], "timeout": 1});
+        config["hooks"] = json!({"createRuntime": [hook]});
+    });
+    let started = std::fs::read_to_string(started).unwrap();
+    wait_for_end(started.trim().parse().unwrap());
 }

@@ -21,8 +21,7 @@ impl Driver<'_> {
         // Whoever finds the gate open must know that it may be.
         self.remember(self.machine.memory().clone());
         launch::gate::go(&gate)?;
-        self.gate = Some(tokio::task::spawn_local(fd::read_to_end(gate)));
-        Ok(())
+        self.listen_at(gate)
     }
 
     /// The same after a shim that may have died before it said go, or after. A second word is not heard; and
@@ -30,7 +29,16 @@ impl Driver<'_> {
     pub(super) fn open_gate_again(&mut self) -> Result<()> {
         let gate = self.take_gate()?;
         let _ = launch::gate::go(&gate);
-        self.gate = Some(tokio::task::spawn_local(fd::read_to_end(gate)));
+        self.listen_at(gate)
+    }
+
+    fn listen_at(&mut self, gate: OwnedFd) -> Result<()> {
+        let pidfd = self.pidfd.get_ref().try_clone();
+        let pidfd = pidfd.map_err(|error| Error::io("watch", "init", &error))?;
+        let pid = self.state.init.map_or(0, |init| init.pid);
+        self.gate = Some(tokio::task::spawn_local(async move {
+            fd::read_outcome(gate, pid, &pidfd).await.map(|(report, _)| report)
+        }));
         Ok(())
     }
 
