@@ -162,7 +162,8 @@ impl Attempt<'_> {
                 false => Error::no_such_container(&self.id),
             }
         })?;
-        let is_new = previous.status == Status::Creating && !previous.again;
+        // What was created before a reboot is there all the same, whatever of its state had reached the disk.
+        let is_new = previous.status == Status::Creating && !previous.again && previous.boot_id == boot_id();
         let result = self.build(previous.clone(), is_new);
         match result {
             Ok((built, spec)) => {
