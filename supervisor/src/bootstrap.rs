@@ -266,7 +266,12 @@ impl Attempt<'_> {
         let mut record = ExitRecord::unknown(None, "").ended(Ending::Exited(error.launch_exit_code().into()));
         record.finished_at = Some(Timestamp::now());
         record.reason = Some(error.to_string());
+        // What failed may have come before that.
+        if let Err(error) = construct::move_record_aside(&self.paths) {
+            tracing::warn!("{error}");
+        }
         publish::json(&self.paths.exit(), &record, Durability::Atomic)?;
+        let _ = std::fs::remove_file(self.paths.run_exit());
         state.status = Status::Stopped;
         state.reason = record.reason;
         let _ = std::fs::remove_file(self.paths.socket());

@@ -212,6 +212,25 @@ fn a_start_that_fails_after_a_power_cut_costs_a_container_nothing() {
 }
 
 #[test]
+fn a_start_that_fails_is_the_last_record_whatever_fails() {
+    let podrun = Podrun::new();
+    podrun.cmd(["run", "c", "--rootfs", &busybox(), "--", "sh", "-c", "exit 7"]).exits(7);
+    podrun.settle();
+    let dir = podrun.container_dir("c");
+    let spec = std::fs::read(dir.join("spec.json")).unwrap();
+    std::fs::write(dir.join("spec.json"), "{}").unwrap();
+    podrun.cmd(["start", "c"]).fails(1, "spec.json");
+    let state = podrun.state("c");
+    assert_eq!((&state["status"], &state["exitCode"]), (&"stopped".into(), &125.into()), "{state}");
+    assert!(state["reason"].as_str().unwrap().contains("spec.json"), "{state}");
+    podrun.cmd(["wait", "c"]).prints("125\n");
+    assert_eq!(json(&dir.join("exit.json.1"))["exitCode"], 7);
+    std::fs::write(dir.join("spec.json"), spec).unwrap();
+    podrun.cmd(["start", "c"]).prints("c\n");
+    podrun.cmd(["wait", "c"]).prints("7\n");
+}
+
+#[test]
 fn list_shows_every_container_as_a_table_as_ids_and_as_json() {
     let podrun = Podrun::new();
     podrun.run_detached("a", &busybox(), ["sleep", "1000"]);
