@@ -132,7 +132,7 @@ pub(crate) fn take_over(
     if state.status != Status::Stopped {
         state.reason = before.trouble();
     }
-    if let Err(error) = store::write_state(&paths, state, Durability::Atomic) {
+    if let Err(error) = store::write_state(&paths, state, Durability::Eventual) {
         tracing::warn!("{error}");
     }
     owned.facts.hand_over(keep, &[])?;
@@ -193,7 +193,7 @@ impl Attempt<'_> {
             publish::read_json::<Spec>(&path)?.ok_or_else(|| Error::at("read", &path, Errno::NOENT))?;
         let owned = crate::adopt::adopt(self.roots.clone(), &self.paths, state, lock, self.keep)?;
         tracing::warn!("adopted: the keeper and the shim before were gone");
-        store::write_state(&self.paths, &owned.facts.state, Durability::Atomic)?;
+        store::write_state(&self.paths, &owned.facts.state, Durability::Eventual)?;
         owned.hand_over(self.keep)?;
         emit(&self.roots, &self.id, What::Adopt { adoptions: owned.facts.state.adoptions });
         if spec.process().as_ref().is_some_and(|process| process.terminal().unwrap_or(false)) {
@@ -275,7 +275,7 @@ impl Attempt<'_> {
         state.status = Status::Stopped;
         state.reason = record.reason;
         let _ = std::fs::remove_file(self.paths.socket());
-        store::write_state(&self.paths, &state, Durability::Atomic)
+        store::write_state(&self.paths, &state, Durability::Eventual)
     }
 }
 
