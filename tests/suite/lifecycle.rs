@@ -231,6 +231,24 @@ fn a_start_that_fails_is_the_last_record_whatever_fails() {
 }
 
 #[test]
+fn a_directory_in_place_of_its_state_gives_way_to_what_its_shim_knows() {
+    let podrun = Podrun::new();
+    podrun.run_detached("c", &busybox(), ["sleep", "1000"]);
+    let path = podrun.container_dir("c").join("state.json");
+    for command in [["pause", "c"], ["resume", "c"], ["kill", "c"]] {
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        std::fs::write(path.join("file"), "").unwrap();
+        podrun.cmd(command).run().expect(0);
+    }
+    podrun.settle();
+    assert_eq!(json(&path)["status"], "stopped");
+    assert!(!path.with_extension("json.tmp").exists());
+    podrun.cmd(["wait", "c"]).prints("143\n");
+    podrun.cmd(["start", "c"]).prints("c\n");
+}
+
+#[test]
 fn list_shows_every_container_as_a_table_as_ids_and_as_json() {
     let podrun = Podrun::new();
     podrun.run_detached("a", &busybox(), ["sleep", "1000"]);
