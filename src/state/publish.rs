@@ -168,8 +168,8 @@ pub fn check_place(path: &Path) -> Result<()> {
     rustix::fs::access(dir, access).map_err(|errno| Error::at("write", path, errno))
 }
 
-/// Reads JSON that podrun wrote; `None` where the file is absent. Where a power cut took [its bytes](is_unwritten) it is
-/// the version that was kept, or else `None`.
+/// Reads JSON that podrun wrote; `None` where the file is absent. Where a power cut took some of its bytes it is the
+/// version that was kept; without one, `None` where it took [them all](is_unwritten).
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     let file = match regular(OpenOptions::new().read(true), path) {
         Ok(file) => file,
@@ -180,11 +180,17 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     let mut text = Vec::with_capacity(USUAL);
     file.take(MAX_FILE).read_to_end(&mut text).map_err(|error| Error::io("read", path, &error))?;
     serde_json::from_slice(&text).map(Some).or_else(|error| {
-        if is_unwritten(path) {
+        // What is JSON but not what was expected was written so.
+        if !error.is_data() && is_before_boot(path) {
             let mut before = Vec::with_capacity(USUAL);
             let read = regular(OpenOptions::new().read(true), &kept(path))
                 .and_then(|file| file.take(MAX_FILE).read_to_end(&mut before));
-            return Ok(read.ok().and_then(|_| serde_json::from_slice(&before).ok()));
+            if let Some(before) = read.ok().and_then(|_| serde_json::from_slice(&before).ok()) {
+                return Ok(Some(before));
+            }
+            if is_unwritten(path) {
+                return Ok(None);
+            }
         }
         Err(Error::failed(format!("read {}", path.display()), format!("not a file podrun wrote: {error}"))
             .hint(DAMAGED))
@@ -195,13 +201,18 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
 /// empty, or nothing but zeros, as the file system has it, and older than this boot.
 pub fn is_unwritten(path: &Path) -> bool {
     let read = regular(OpenOptions::new().read(true), path).and_then(|file| {
-        let changed = file.metadata()?.modified()?;
         let mut text = Vec::with_capacity(USUAL);
-        file.take(MAX_FILE).read_to_end(&mut text).map(|_| (changed, text))
+        file.take(MAX_FILE).read_to_end(&mut text).map(|_| text)
     });
+    is_before_boot(path) && read.is_ok_and(|text| text.iter().all(|byte| *byte == 0))
+}
+
+/// Whether what is at `path` was last changed before this boot.
+fn is_before_boot(path: &Path) -> bool {
     let up = Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default();
     let booted = SystemTime::now().checked_sub(up).unwrap_or(SystemTime::UNIX_EPOCH);
-    read.is_ok_and(|(changed, text)| changed < booted && text.iter().all(|byte| *byte == 0))
+    let changed = path.symlink_metadata().and_then(|metadata| metadata.modified());
+    changed.is_ok_and(|changed| changed < booted)
 }
 
 #[cfg(test)]
@@ -228,23 +239,32 @@ mod tests {
             assert_eq!(read_json(&path).unwrap(), Some(number));
             assert!(!beside(&path).exists());
         };
-        let lose = |path: &Path| {
-            std::fs::write(path, "").unwrap();
-            let file = File::options().write(true).open(path).unwrap();
+        let leave = |rest: &str| {
+            std::fs::write(&path, rest).unwrap();
+            let file = File::options().write(true).open(&path).unwrap();
             file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
         };
         (1..=3).for_each(write);
-        lose(&path);
-        assert_eq!(read_json(&path).unwrap(), Some(1));
+        // Nothing of it, some, and zeros for all or the rest of it.
+        for rest in ["", "-", "\0\0", "-\0"] {
+            leave(rest);
+            assert_eq!(read_json(&path).unwrap(), Some(1), "{rest:?}");
+        }
+        // This is what somebody wrote.
+        leave("[]");
+        assert!(read_json::<i32>(&path).is_err());
         write(4);
         sync(&[&path, &dir.path().join("absent")]).unwrap();
         saved(&path);
         // None of these is on the disk, however many there are.
         (5..=7).for_each(write);
-        lose(&path);
+        leave("");
         assert_eq!(read_json(&path).unwrap(), Some(4));
         std::fs::remove_file(kept(&path)).unwrap();
         assert_eq!(read_json::<i32>(&path).unwrap(), None);
+        leave("-");
+        assert!(read_json::<i32>(&path).is_err(), "some of it is there, and nothing was kept");
+        leave("");
         // Neither waited for nor believed.
         nix::unistd::mkfifo(&kept(&path), nix::sys::stat::Mode::S_IRWXU).unwrap();
         assert_eq!(read_json::<i32>(&path).unwrap(), None);
