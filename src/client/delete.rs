@@ -60,7 +60,7 @@ pub fn delete(roots: &Roots, id: &ContainerId, force: bool) -> Result<()> {
                     Received::Reply(reply, _) => Some(*reply),
                     Received::Closed => None,
                     // It waits for what is to be done after the deletion.
-                    Received::NotYet if !force || !paths.dir.exists() => {
+                    Received::NotYet if !force || is_gone(&paths, created) => {
                         client.receive()?.map(|(reply, _)| reply)
                     }
                     Received::NotYet => {
@@ -138,6 +138,11 @@ impl Asked {
     }
 }
 
+/// Whether the container that was created at that moment is, also where another one has its name by now.
+fn is_gone(paths: &ContainerPaths, created: Option<Timestamp>) -> bool {
+    !paths.dir.exists() || created_at(paths) != created
+}
+
 /// When the container that has the name was created.
 fn created_at(paths: &ContainerPaths) -> Option<Timestamp> {
     publish::read_json::<State>(&paths.state()).ok().flatten().map(|state| state.created_at)
@@ -203,4 +208,30 @@ fn remove(roots: &Roots, id: &ContainerId, lock: Lock) -> Result<Option<Hooks>> 
 fn poststop(paths: &ContainerPaths, state: &State) -> Option<Hooks> {
     let spec = publish::read_json::<Spec>(&paths.spec()).ok()??;
     Hooks::of(&spec, &state.id, &state.bundle).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::publish::Durability;
+    use crate::state::store::tests::state;
+
+    #[test]
+    fn a_container_is_gone_once_its_name_is_nobodys_or_anothers() {
+        let dir = tempfile::tempdir().unwrap();
+        let roots = Roots::new(Some(dir.path()), Some(&dir.path().join("run"))).unwrap();
+        let id: ContainerId = "c".parse().unwrap();
+        let paths = roots.container(&id);
+        let create = |at: Timestamp| {
+            let state = State { created_at: at, ..state(Status::Running, None) };
+            store::insert(&roots, &id, |new| store::write_state(new, &state, Durability::Atomic)).unwrap();
+        };
+        let [first, second] = [Timestamp::UNIX_EPOCH, Timestamp::now()];
+        create(first);
+        assert!(!is_gone(&paths, Some(first)));
+        store::remove(&roots, &id).unwrap();
+        assert!(is_gone(&paths, Some(first)) && is_gone(&paths, None));
+        create(second);
+        assert!(is_gone(&paths, Some(first)) && !is_gone(&paths, Some(second)));
+    }
 }

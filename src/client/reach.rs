@@ -148,7 +148,8 @@ fn bury(roots: &Roots, paths: &ContainerPaths, mut state: State) -> Result<()> {
     let ended = cgroup::end(&state.cgroup_path, state.unit());
     publish::json(&paths.exit(), &record, Durability::Synced)?;
     state.status = Status::Stopped;
-    if was_started && wants_again(paths, &state, &record)? {
+    // One that was being started again had run before.
+    if (was_started || state.again) && wants_again(paths, &state, &record)? {
         state.restarts.due = Some(jiff::Timestamp::now());
     }
     state.reason.clone_from(&record.reason);

@@ -85,34 +85,41 @@ fn should_run(policy: RestartPolicy, state: &State, same_boot: bool) -> bool {
     if policy == RestartPolicy::No {
         return false;
     }
-    let owed = state.restarts.due.is_some() || state.stopped_by == Some(StoppedBy::Shutdown);
+    let owed = is_owed(state) || state.stopped_by == Some(StoppedBy::Shutdown);
     if owed || same_boot {
         return owed;
     }
     match (state.status, policy) {
         // It ran when the host went down.
         (Status::Running | Status::Paused, _) => true,
-        (Status::Stopped, RestartPolicy::Always) => true,
-        (Status::Stopped, RestartPolicy::UnlessStopped) => state.stopped_by != Some(StoppedBy::User),
+        (Status::Creating | Status::Created, _) if !state.again => false,
+        (_, RestartPolicy::Always) => true,
+        (_, RestartPolicy::UnlessStopped) => state.stopped_by != Some(StoppedBy::User),
         _ => false,
     }
+}
+
+/// Whether a container of which no shim lives waits for a restart, or for the rest of a start that was cut short.
+fn is_owed(state: &State) -> bool {
+    let begun = state.again && matches!(state.status, Status::Creating | Status::Created);
+    state.restarts.due.is_some() || (begun && state.stopped_by.is_none())
 }
 
 /// Takes back the restart that a container waits for whose shim is gone: its user has stopped it.
 pub(super) fn call_off(roots: &Roots, id: &ContainerId) -> Result<()> {
     let paths = roots.container(id);
-    let is_owed = || Ok(store::find(roots, id)?.is_some_and(|view| view.state.restarts.due.is_some()));
-    if !is_owed()? {
+    // Not the view's, which is corrected.
+    let written = || publish::read_json::<State>(&paths.state());
+    if !written()?.as_ref().is_some_and(is_owed) {
         return Ok(());
     }
     // With a shim again it is started just now, and stopped the next time.
     if let Holder::Us(_lock) = find_holder(&paths, id)?
-        && let Some(mut state) = publish::read_json::<State>(&paths.state())?
-        && state.status == Status::Stopped
+        && let Some(mut state) = written()?.filter(is_owed)
     {
         state.restarts.due = None;
         state.stopped_by = Some(StoppedBy::User);
-        store::write_state(&paths, &state, Durability::Atomic)?;
+        store::write_state(&paths, &state, Durability::Eventual)?;
     }
     Ok(())
 }
@@ -128,11 +135,13 @@ mod tests {
         use RestartPolicy::{Always, No, UnlessStopped};
         let failure = RestartPolicy::OnFailure { most: None };
         let user = Some(StoppedBy::User);
+        let never = [(No, false), (Always, false), (UnlessStopped, false), (failure, false)];
         let cases = [
             (Status::Running, None, [(No, false), (Always, true), (UnlessStopped, true), (failure, true)]),
             (Status::Stopped, None, [(No, false), (Always, true), (UnlessStopped, true), (failure, false)]),
             (Status::Stopped, user, [(No, false), (Always, true), (UnlessStopped, false), (failure, false)]),
-            (Status::Created, None, [(No, false), (Always, false), (UnlessStopped, false), (failure, false)]),
+            (Status::Created, None, never),
+            (Status::Creating, None, never),
         ];
         for (status, stopped_by, expected) in cases {
             for (policy, runs) in expected {
@@ -148,11 +157,23 @@ mod tests {
         let due = Restarts { due: Some(jiff::Timestamp::UNIX_EPOCH), ..Restarts::default() };
         let pending = State { restarts: due, ..state(Status::Stopped, None) };
         let shut_down = State { stopped_by: Some(StoppedBy::Shutdown), ..state(Status::Stopped, None) };
-        for state in [pending, shut_down] {
+        let [building, built] =
+            [Status::Creating, Status::Created].map(|status| State { again: true, ..state(status, None) });
+        for state in [pending, shut_down, building, built] {
             for same_boot in [true, false] {
                 assert!(should_run(RestartPolicy::OnFailure { most: None }, &state, same_boot));
                 assert!(!should_run(RestartPolicy::No, &state, same_boot));
             }
+        }
+    }
+
+    #[test]
+    fn a_start_that_was_called_off_is_a_stop() {
+        let stopped_by = Some(StoppedBy::User);
+        let state = State { again: true, stopped_by, ..state(Status::Creating, None) };
+        for policy in [RestartPolicy::Always, RestartPolicy::UnlessStopped] {
+            assert!(!should_run(policy, &state, true), "{policy}");
+            assert_eq!(should_run(policy, &state, false), policy == RestartPolicy::Always, "{policy}");
         }
     }
 }

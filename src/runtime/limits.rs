@@ -25,7 +25,7 @@ pub fn update_limits(
     let mut spec = store::spec(paths)?;
     let before = limits::resources(&spec).cloned();
     limits::merge(&mut spec, changes)?;
-    let keep = || publish::json(&path, &Ordered(&spec), Durability::Atomic);
+    let keep = || publish::json(&path, &Ordered(&spec), Durability::Eventual);
     let Some(merged) = limits::resources(&spec) else { return keep() };
     let settings = plan(merged, &Bound::of_host()?)?;
     let Some(cgroup) = cgroup else { return keep() };

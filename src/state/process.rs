@@ -32,13 +32,13 @@ pub fn raw_ending(process: ProcessRef) -> Option<Ending> {
     is_zombie.then_some(stat.exit_code?).and_then(Ending::from_raw)
 }
 
-/// A process is what all its threads are: whose first one has ended shows as a zombie, and lives on with the others.
 /// Whether a process is stopped, by a signal or by who traces it.
 pub fn is_stopped(pid: i32) -> bool {
     let stat = procfs::process::Process::new(pid).and_then(|process| process.stat());
     stat.is_ok_and(|stat| matches!(stat.state, 'T' | 't'))
 }
 
+/// A process is what all its threads are: whose first one has ended shows as a zombie, and lives on with the others.
 fn has_ended(stat: &Stat) -> bool {
     stat.state == 'X' || (stat.state == 'Z' && stat.num_threads <= 1)
 }

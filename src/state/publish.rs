@@ -13,6 +13,7 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::tree;
 use crate::error::{Error, Result};
 
 /// How much a file of podrun's own may hold: far more than any real one, far less than memory.
@@ -37,12 +38,14 @@ pub enum Durability {
     Synced,
 }
 
-/// Puts `bytes` at `path`, mode 0600. Whoever reads `path` meanwhile sees the old file or the new one.
+/// Puts `bytes` at `path`, mode 0600. Whoever reads `path` meanwhile sees the old file or the new one. A directory in its
+/// place is removed, unless the publication is [`Durability::Atomic`]: such a path may be a user's own.
 pub fn bytes(path: &Path, bytes: &[u8], durability: Durability) -> Result<()> {
     let temporary = &beside(path);
     let result = write(temporary, bytes, durability).and_then(|()| match durability {
         Durability::Eventual => change_places(temporary, path),
-        Durability::Atomic | Durability::Synced => std::fs::rename(temporary, path),
+        Durability::Atomic => std::fs::rename(temporary, path),
+        Durability::Synced => rename_over(temporary, path),
     });
     if let Err(error) = result {
         let _ = std::fs::remove_file(temporary);
@@ -69,21 +72,43 @@ fn kept(path: &Path) -> PathBuf {
 
 /// What is at `path` now is on the disk: nothing before it has to be kept.
 pub fn saved(path: &Path) {
-    let _ = std::fs::remove_file(kept(path));
+    let _ = clear(&kept(path));
 }
 
 /// Puts `new` at `path`, and keeps what was there, unless something older is kept: that may be on the disk, and this
 /// need not be.
 fn change_places(new: &Path, path: &Path) -> std::io::Result<()> {
+    // Under both names before it loses the first: a crash in between must not leave it under none that is looked at.
+    // There may be nothing to keep, or no such thing as a second name; what is new counts all the same.
+    let _ = std::fs::hard_link(path, kept(path));
     match rustix::fs::renameat_with(CWD, new, CWD, path, RenameFlags::EXCHANGE) {
+        Ok(()) => {
+            // It is at its place, whatever becomes of what was there.
+            let _ = clear(new);
+            Ok(())
+        }
         // There was nothing, or the file system cannot do it.
-        Err(Errno::NOENT | Errno::INVAL | Errno::NOSYS) => return std::fs::rename(new, path),
-        other => other?,
+        Err(Errno::NOENT | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => rename_over(new, path),
+        Err(errno) => Err(errno.into()),
     }
-    let before = new;
-    match rustix::fs::renameat_with(CWD, before, CWD, kept(path), RenameFlags::NOREPLACE) {
-        Ok(()) => Ok(()),
-        Err(_) => std::fs::remove_file(before),
+}
+
+/// Puts `new` at `path`, also where somebody has put a directory there.
+fn rename_over(new: &Path, path: &Path) -> std::io::Result<()> {
+    match std::fs::rename(new, path) {
+        Err(error) if error.kind() == ErrorKind::IsADirectory => {
+            clear(path)?;
+            std::fs::rename(new, path)
+        }
+        other => other,
+    }
+}
+
+/// Removes what is at `path`, also where it is a directory.
+fn clear(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == ErrorKind::IsADirectory => Ok(tree::remove(path)?),
+        other => other,
     }
 }
 
@@ -103,7 +128,10 @@ pub fn sync(paths: &[&Path]) -> Result<()> {
 
 fn write(path: &Path, bytes: &[u8], durability: Durability) -> std::io::Result<()> {
     // What an earlier publication left is not overwritten: to empty a file is one more reason to send it to the disk.
-    let _ = std::fs::remove_file(path);
+    let _ = match durability {
+        Durability::Atomic => std::fs::remove_file(path),
+        Durability::Eventual | Durability::Synced => clear(path),
+    };
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
     if durability == Durability::Synced { file.sync_all() } else { Ok(()) }
@@ -140,8 +168,8 @@ pub fn check_place(path: &Path) -> Result<()> {
     rustix::fs::access(dir, access).map_err(|errno| Error::at("write", path, errno))
 }
 
-/// Reads JSON that podrun wrote; `None` where the file is absent. Where a power cut took [its bytes](is_unwritten) it is
-/// the version that was kept, or else `None`.
+/// Reads JSON that podrun wrote; `None` where the file is absent. Where a power cut took some of its bytes it is the
+/// version that was kept; without one, `None` where it took [them all](is_unwritten).
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     let file = match regular(OpenOptions::new().read(true), path) {
         Ok(file) => file,
@@ -152,11 +180,17 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     let mut text = Vec::with_capacity(USUAL);
     file.take(MAX_FILE).read_to_end(&mut text).map_err(|error| Error::io("read", path, &error))?;
     serde_json::from_slice(&text).map(Some).or_else(|error| {
-        if is_unwritten(path) {
+        // What is JSON but not what was expected was written so.
+        if !error.is_data() && is_before_boot(path) {
             let mut before = Vec::with_capacity(USUAL);
             let read = regular(OpenOptions::new().read(true), &kept(path))
                 .and_then(|file| file.take(MAX_FILE).read_to_end(&mut before));
-            return Ok(read.ok().and_then(|_| serde_json::from_slice(&before).ok()));
+            if let Some(before) = read.ok().and_then(|_| serde_json::from_slice(&before).ok()) {
+                return Ok(Some(before));
+            }
+            if is_unwritten(path) {
+                return Ok(None);
+            }
         }
         Err(Error::failed(format!("read {}", path.display()), format!("not a file podrun wrote: {error}"))
             .hint(DAMAGED))
@@ -167,13 +201,18 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
 /// empty, or nothing but zeros, as the file system has it, and older than this boot.
 pub fn is_unwritten(path: &Path) -> bool {
     let read = regular(OpenOptions::new().read(true), path).and_then(|file| {
-        let changed = file.metadata()?.modified()?;
         let mut text = Vec::with_capacity(USUAL);
-        file.take(MAX_FILE).read_to_end(&mut text).map(|_| (changed, text))
+        file.take(MAX_FILE).read_to_end(&mut text).map(|_| text)
     });
+    is_before_boot(path) && read.is_ok_and(|text| text.iter().all(|byte| *byte == 0))
+}
+
+/// Whether what is at `path` was last changed before this boot.
+fn is_before_boot(path: &Path) -> bool {
     let up = Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default();
     let booted = SystemTime::now().checked_sub(up).unwrap_or(SystemTime::UNIX_EPOCH);
-    read.is_ok_and(|(changed, text)| changed < booted && text.iter().all(|byte| *byte == 0))
+    let changed = path.symlink_metadata().and_then(|metadata| metadata.modified());
+    changed.is_ok_and(|changed| changed < booted)
 }
 
 #[cfg(test)]
@@ -200,29 +239,80 @@ mod tests {
             assert_eq!(read_json(&path).unwrap(), Some(number));
             assert!(!beside(&path).exists());
         };
-        let lose = |path: &Path| {
-            std::fs::write(path, "").unwrap();
-            let file = File::options().write(true).open(path).unwrap();
+        let leave = |rest: &str| {
+            std::fs::write(&path, rest).unwrap();
+            let file = File::options().write(true).open(&path).unwrap();
             file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
         };
         (1..=3).for_each(write);
-        lose(&path);
-        assert_eq!(read_json(&path).unwrap(), Some(1));
+        // Nothing of it, some, and zeros for all or the rest of it.
+        for rest in ["", "-", "\0\0", "-\0"] {
+            leave(rest);
+            assert_eq!(read_json(&path).unwrap(), Some(1), "{rest:?}");
+        }
+        // This is what somebody wrote.
+        leave("[]");
+        assert!(read_json::<i32>(&path).is_err());
         write(4);
         sync(&[&path, &dir.path().join("absent")]).unwrap();
         saved(&path);
         // None of these is on the disk, however many there are.
         (5..=7).for_each(write);
-        lose(&path);
+        leave("");
         assert_eq!(read_json(&path).unwrap(), Some(4));
         std::fs::remove_file(kept(&path)).unwrap();
         assert_eq!(read_json::<i32>(&path).unwrap(), None);
+        leave("-");
+        assert!(read_json::<i32>(&path).is_err(), "some of it is there, and nothing was kept");
+        leave("");
         // Neither waited for nor believed.
         nix::unistd::mkfifo(&kept(&path), nix::sys::stat::Mode::S_IRWXU).unwrap();
         assert_eq!(read_json::<i32>(&path).unwrap(), None);
         json(&path, &8, Durability::Synced).unwrap();
         assert_eq!(read_json(&path).unwrap(), Some(8));
         assert!(!kept(&path).exists());
+    }
+
+    #[test]
+    fn a_directory_gives_way_to_a_file_of_podruns_own_and_to_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.json");
+        let put = |path: &Path| {
+            std::fs::create_dir(path).unwrap();
+            std::fs::write(path.join("file"), "").unwrap();
+        };
+        for durability in [Durability::Eventual, Durability::Synced] {
+            for in_the_way in [path.clone(), beside(&path), kept(&path)] {
+                json(&path, &1, durability).unwrap();
+                saved(&path);
+                let _ = std::fs::remove_file(&in_the_way);
+                put(&in_the_way);
+                json(&path, &2, durability).unwrap();
+                assert_eq!(read_json(&path).unwrap(), Some(2), "{durability:?}");
+                saved(&path);
+                assert!(!beside(&path).exists() && !kept(&path).exists(), "{in_the_way:?}");
+            }
+        }
+        std::fs::remove_file(&path).unwrap();
+        put(&path);
+        assert!(json(&path, &3, Durability::Atomic).is_err());
+        assert!(path.join("file").exists());
+    }
+
+    #[test]
+    fn a_crash_at_any_step_leaves_the_version_before_where_it_is_looked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.json");
+        json(&path, &1, Durability::Synced).unwrap();
+        json(&path, &2, Durability::Eventual).unwrap();
+        // As after the link alone, and as before what was there is removed.
+        std::fs::remove_file(kept(&path)).unwrap();
+        std::fs::hard_link(&path, kept(&path)).unwrap();
+        std::fs::hard_link(&path, beside(&path)).unwrap();
+        json(&path, &3, Durability::Eventual).unwrap();
+        assert_eq!(read_json(&path).unwrap(), Some(3));
+        assert_eq!(read_json(&kept(&path)).unwrap(), Some(2));
+        assert!(!beside(&path).exists());
     }
 
     #[test]

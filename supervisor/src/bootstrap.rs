@@ -132,7 +132,7 @@ pub(crate) fn take_over(
     if state.status != Status::Stopped {
         state.reason = before.trouble();
     }
-    if let Err(error) = store::write_state(&paths, state, Durability::Atomic) {
+    if let Err(error) = store::write_state(&paths, state, Durability::Eventual) {
         tracing::warn!("{error}");
     }
     owned.facts.hand_over(keep, &[])?;
@@ -162,7 +162,8 @@ impl Attempt<'_> {
                 false => Error::no_such_container(&self.id),
             }
         })?;
-        let is_new = previous.status == Status::Creating && !previous.again;
+        // What was created before a reboot is there all the same, whatever of its state had reached the disk.
+        let is_new = previous.status == Status::Creating && !previous.again && previous.boot_id == boot_id();
         let result = self.build(previous.clone(), is_new);
         match result {
             Ok((built, spec)) => {
@@ -192,7 +193,7 @@ impl Attempt<'_> {
             publish::read_json::<Spec>(&path)?.ok_or_else(|| Error::at("read", &path, Errno::NOENT))?;
         let owned = crate::adopt::adopt(self.roots.clone(), &self.paths, state, lock, self.keep)?;
         tracing::warn!("adopted: the keeper and the shim before were gone");
-        store::write_state(&self.paths, &owned.facts.state, Durability::Atomic)?;
+        store::write_state(&self.paths, &owned.facts.state, Durability::Eventual)?;
         owned.hand_over(self.keep)?;
         emit(&self.roots, &self.id, What::Adopt { adoptions: owned.facts.state.adoptions });
         if spec.process().as_ref().is_some_and(|process| process.terminal().unwrap_or(false)) {
@@ -265,11 +266,16 @@ impl Attempt<'_> {
         let mut record = ExitRecord::unknown(None, "").ended(Ending::Exited(error.launch_exit_code().into()));
         record.finished_at = Some(Timestamp::now());
         record.reason = Some(error.to_string());
+        // What failed may have come before that.
+        if let Err(error) = construct::move_record_aside(&self.paths) {
+            tracing::warn!("{error}");
+        }
         publish::json(&self.paths.exit(), &record, Durability::Atomic)?;
+        let _ = std::fs::remove_file(self.paths.run_exit());
         state.status = Status::Stopped;
         state.reason = record.reason;
         let _ = std::fs::remove_file(self.paths.socket());
-        store::write_state(&self.paths, &state, Durability::Atomic)
+        store::write_state(&self.paths, &state, Durability::Eventual)
     }
 }
 

@@ -362,11 +362,16 @@ impl Driver<'_> {
     }
 
     pub(crate) fn write_state(&mut self) {
-        self.unsaved = true;
-        self.clock.set_once(Alarm::Save, SAVE);
+        self.has_written();
         if let Err(error) = store::write_state(&self.paths, &self.state, Durability::Eventual) {
             tracing::warn!("{error}");
         }
+    }
+
+    /// What the container is, or its state, is to be seen onto the disk in a while.
+    pub(crate) fn has_written(&mut self) {
+        self.unsaved = true;
+        self.clock.set_once(Alarm::Save, SAVE);
     }
 
     /// Begins to see onto the disk what was written.
@@ -388,7 +393,7 @@ impl Driver<'_> {
         match saved {
             // What was written since then is not.
             Ok(()) if self.unsaved => {}
-            Ok(()) => publish::saved(&self.paths.state()),
+            Ok(()) => [self.paths.spec(), self.paths.state()].iter().for_each(|path| publish::saved(path)),
             Err(error) => tracing::warn!("{error}"),
         }
     }

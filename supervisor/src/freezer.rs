@@ -93,6 +93,7 @@ impl Driver<'_> {
         };
         let reply = match updated {
             Ok(()) => {
+                self.has_written();
                 self.tell(What::Update);
                 Reply::Done
             }

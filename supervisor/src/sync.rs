@@ -10,11 +10,12 @@ use podrun::state::publish::{self, Durability};
 use podrun::state::{ExitRecord, State, store};
 use podrun::sys::clone::exit;
 use rustix::io::Errno;
+use rustix::process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal};
 
 use crate::aside::Aside;
 use crate::child::Known;
 
-/// A child that ends once the files are on the disk. Dropped, it goes on by itself.
+/// A child that ends once the files are on the disk. Dropped, it goes on by itself while its shim lives.
 #[derive(Debug)]
 pub(crate) struct Syncing(Aside);
 
@@ -27,21 +28,29 @@ pub(crate) struct LastWord<'a> {
 }
 
 impl LastWord<'_> {
-    /// Publishes it at once.
+    /// Publishes it at once: each of the two, whatever becomes of the other one.
     pub(crate) fn publish(&self, durability: Durability) -> Result<()> {
-        if let Some(record) = self.record {
-            publish::json(&self.paths.exit(), record, durability)?;
-        }
-        store::write_state(self.paths, self.state, durability)
+        let record = match self.record {
+            Some(record) => publish::json(&self.paths.exit(), record, durability),
+            None => Ok(()),
+        };
+        let state = store::write_state(self.paths, self.state, durability);
+        record.and(state)
     }
 }
 
 /// Begins to publish `word`, and to see it onto the disk.
 pub(crate) fn begin(word: LastWord<'_>, known: &Known) -> Result<Syncing> {
-    Aside::begin("a process that syncs", word, become_scribe, known).map(Syncing)
+    Aside::begin("a process that syncs", (word, getpid()), become_scribe, known).map(Syncing)
 }
 
-fn become_scribe(word: LastWord<'_>) -> ! {
+fn become_scribe((word, parent): (LastWord<'_>, Pid)) -> ! {
+    // The next shim has a scribe of its own, and may have another run: an older word, held up by a slow disk, must not
+    // come after that.
+    let dies = set_parent_process_death_signal(Some(Signal::KILL));
+    if dies.is_err() || getppid() != Some(parent) {
+        exit(1);
+    }
     let result = word.publish(Durability::Synced);
     match &result {
         // The container was deleted meanwhile, and with it whatever could be said here.
@@ -83,5 +92,29 @@ impl Syncing {
             0 => Ok(()),
             _ => Err(Error::failed("sync", "the process for that has failed")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use podrun::paths::Roots;
+    use podrun::state::{Mode, Status};
+
+    use super::*;
+
+    #[test]
+    fn a_record_that_cannot_be_written_does_not_take_the_state_along() {
+        let dir = tempfile::tempdir().unwrap();
+        let roots = Roots::new(Some(dir.path()), Some(&dir.path().join("run"))).unwrap();
+        let id = "c".parse().unwrap();
+        let paths = store::insert(&roots, &id, |_| Ok(())).unwrap();
+        std::fs::create_dir(paths.exit()).unwrap();
+        let record = ExitRecord::unknown(None, "");
+        let state = State::creating(&id, Mode::Supervised, "/x".into(), paths.dir.clone());
+        let state = State { status: Status::Stopped, ..state };
+        let word = LastWord { paths: &paths, record: Some(&record), state: &state };
+        let error = word.publish(Durability::Atomic).unwrap_err();
+        assert!(error.to_string().contains("exit.json"), "{error}");
+        assert_eq!(publish::read_json::<State>(&paths.state()).unwrap(), Some(state));
     }
 }

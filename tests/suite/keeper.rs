@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::harness::process::{self, Pidfd, is_alive, parent, wait_for_end};
-use crate::harness::{Podrun, busybox, hang_limit, in_guest, number};
+use crate::harness::{Podrun, busybox, hang_limit, has_limits, in_guest, number};
 
 impl Podrun {
     /// Kills the container's shim as `kill -9` does, and waits until it is gone.
@@ -140,16 +140,24 @@ fn what_a_container_is_reaches_the_disk_once_nobody_asks_for_anything() {
     podrun.run_detached("c", &busybox(), ["sleep", "1000"]);
     let shim = podrun.shim_pid("c");
     let pid = shim.to_string();
-    let options = ["-qq", "-f", "-y", "-e", "trace=fsync", "-o", "/dev/stdout", "-p", &pid];
+    let options = ["-qq", "-f", "-y", "-e", "trace=fsync,unlink", "-o", "/dev/stdout", "-p", &pid];
     let mut strace = podrun.program("strace", options).spawn();
     while process::status_field(shim, "TracerPid").as_deref() != Some(&strace.pid().to_string()) {
         std::thread::yield_now();
     }
     podrun.cmd(["pause", "c"]).prints("c\n");
     podrun.cmd(["resume", "c"]).prints("c\n");
-    for name in ["spec.json", "state.json"] {
-        let synced = format!("{}>) = 0", podrun.container_dir("c").join(name).display());
-        while !strace.line().expect("strace goes on").trim_end().ends_with(&synced) {}
+    let mut until = |name: &str, end: &str| {
+        let end = format!("{}{end}", podrun.container_dir("c").join(name).display());
+        while !strace.line().expect("strace goes on").trim_end().ends_with(&end) {}
+    };
+    until("spec.json", ">) = 0");
+    until("state.json", ">) = 0");
+    if has_limits(["pids"]) {
+        podrun.cmd(["update", "c", "--pids-limit", "40"]).exits(0);
+        until("spec.json", ">) = 0");
+        // What it was before is kept until then.
+        until("spec.json.kept", "\") = 0");
     }
     strace.kill();
 }

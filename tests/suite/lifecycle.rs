@@ -19,6 +19,10 @@ podrun wait w1
 podrun delete w1
 "#;
 
+fn json(path: &std::path::Path) -> serde_json::Value {
+    serde_json::from_str(&std::fs::read_to_string(path).expect("a file")).expect("JSON")
+}
+
 #[test]
 fn the_first_commands_of_every_user_work_as_typed() {
     let podrun = Podrun::new();
@@ -163,8 +167,7 @@ fn after_a_reboot_a_container_is_stopped_with_the_reason_and_starts_again() {
     podrun.settle();
     // What a power cut leaves of a running container: its state of another boot, and no exit record.
     let dir = podrun.container_dir("c");
-    let text = std::fs::read_to_string(dir.join("state.json")).unwrap();
-    let mut state: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let mut state = json(&dir.join("state.json"));
     state["bootId"] = "00000000-0000-0000-0000-000000000000".into();
     state["status"] = "running".into();
     std::fs::write(dir.join("state.json"), state.to_string()).unwrap();
@@ -180,6 +183,69 @@ fn after_a_reboot_a_container_is_stopped_with_the_reason_and_starts_again() {
     assert!(podrun.cmd(["list"]).ok().contains("stopped"));
     podrun.cmd(["start", "c"]).prints("c\n");
     podrun.cmd(["wait", "c"]).prints("0\n");
+}
+
+#[test]
+fn a_start_that_fails_after_a_power_cut_costs_a_container_nothing() {
+    let podrun = Podrun::new();
+    podrun.sh("cp -a \"$BUSYBOX\" rootfs").exits(0);
+    let (rootfs, away) = (podrun.dir().join("rootfs"), podrun.dir().join("away"));
+    let script = "echo x >>/root/runs; wc -l </root/runs; exec sleep 1000";
+    let lower = overlay(rootfs.to_str().expect("UTF-8").to_owned());
+    podrun.run_detached("c", &lower, ["sh", "-c", script]);
+    podrun.says("c", "1");
+    podrun.reboot(&["c"]);
+    // Of its state nothing had reached the disk but what `create` wrote first.
+    let path = podrun.container_dir("c").join("state.json");
+    let mut first = json(&path);
+    first["status"] = "creating".into();
+    std::fs::write(path.with_extension("json.kept"), first.to_string()).unwrap();
+    let lost = std::fs::File::create(&path).unwrap();
+    lost.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+
+    std::fs::rename(&rootfs, &away).unwrap();
+    podrun.cmd(["start", "c"]).fails(1, "rootfs: no such file");
+    assert_eq!(podrun.status("c"), "stopped");
+    std::fs::rename(&away, &rootfs).unwrap();
+    podrun.cmd(["start", "c"]).prints("c\n");
+    podrun.says("c", "2");
+}
+
+#[test]
+fn a_start_that_fails_is_the_last_record_whatever_fails() {
+    let podrun = Podrun::new();
+    podrun.cmd(["run", "c", "--rootfs", &busybox(), "--", "sh", "-c", "exit 7"]).exits(7);
+    podrun.settle();
+    let dir = podrun.container_dir("c");
+    let spec = std::fs::read(dir.join("spec.json")).unwrap();
+    std::fs::write(dir.join("spec.json"), "{}").unwrap();
+    podrun.cmd(["start", "c"]).fails(1, "spec.json");
+    let state = podrun.state("c");
+    assert_eq!((&state["status"], &state["exitCode"]), (&"stopped".into(), &125.into()), "{state}");
+    assert!(state["reason"].as_str().unwrap().contains("spec.json"), "{state}");
+    podrun.cmd(["wait", "c"]).prints("125\n");
+    assert_eq!(json(&dir.join("exit.json.1"))["exitCode"], 7);
+    std::fs::write(dir.join("spec.json"), spec).unwrap();
+    podrun.cmd(["start", "c"]).prints("c\n");
+    podrun.cmd(["wait", "c"]).prints("7\n");
+}
+
+#[test]
+fn a_directory_in_place_of_its_state_gives_way_to_what_its_shim_knows() {
+    let podrun = Podrun::new();
+    podrun.run_detached("c", &busybox(), ["sleep", "1000"]);
+    let path = podrun.container_dir("c").join("state.json");
+    for command in [["pause", "c"], ["resume", "c"], ["kill", "c"]] {
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        std::fs::write(path.join("file"), "").unwrap();
+        podrun.cmd(command).run().expect(0);
+    }
+    podrun.settle();
+    assert_eq!(json(&path)["status"], "stopped");
+    assert!(!path.with_extension("json.tmp").exists());
+    podrun.cmd(["wait", "c"]).prints("143\n");
+    podrun.cmd(["start", "c"]).prints("c\n");
 }
 
 #[test]

@@ -459,6 +459,28 @@ fn an_owed_restart_without_a_shim_is_called_off_by_stop() {
 }
 
 #[test]
+fn a_start_that_was_cut_short_is_owed_until_it_is_called_off() {
+    let podrun = Podrun::new();
+    podrun.counted("c", "always", "exec sleep 1000");
+    podrun.says("c", "run 1");
+    let path = podrun.container_dir("c").join("state.json");
+    let cut_short = || {
+        podrun.cmd(["stop", "c"]).prints("c\n");
+        podrun.settle();
+        let text = std::fs::read_to_string(&path).expect("a state");
+        let mut state: Value = serde_json::from_str(&text).expect("JSON");
+        (state["status"], state["again"], state["stoppedBy"]) = ("creating".into(), true.into(), Value::Null);
+        std::fs::write(&path, state.to_string()).expect("write a state");
+    };
+    cut_short();
+    podrun.cmd(["recover", "--all"]).prints("c\n");
+    podrun.says("c", "run 2");
+    cut_short();
+    podrun.cmd(["stop", "c"]).prints("c\n");
+    podrun.cmd(["recover", "--all"]).prints("");
+}
+
+#[test]
 fn policies_that_are_none_are_refused() {
     let podrun = Podrun::new();
     for policy in ["", "sometimes", "on-failure:x", "always:3"] {
