@@ -163,6 +163,43 @@ fn what_a_container_is_reaches_the_disk_once_nobody_asks_for_anything() {
 }
 
 #[test]
+fn a_last_word_that_a_slow_disk_holds_up_does_not_outlive_its_shim() {
+    if in_guest() {
+        return; // system calls are not held up there
+    }
+    let podrun = Podrun::new();
+    podrun.run_detached("c", &busybox(), ["sleep", "1000"]);
+    let (keeper, shim) = (podrun.keeper_pid("c"), podrun.shim_pid("c"));
+    let deadline = Instant::now() + hang_limit();
+    // Whoever sees that onto the disk is not to be taken for the other one.
+    while podrun.container_dir("c").join("state.json.kept").exists() {
+        assert!(Instant::now() < deadline, "its state does not reach the disk");
+        std::thread::yield_now();
+    }
+    let hold = ["-qq", "-f", "-e", "trace=fsync", "-e", "inject=fsync:delay_enter=1000000000"];
+    let pid = shim.to_string();
+    let strace = podrun.program("strace", hold.into_iter().chain(["-o", "trace", "-p", &pid])).spawn();
+    while process::status_field(shim, "TracerPid").as_deref() != Some(&strace.pid().to_string()) {
+        std::thread::yield_now();
+    }
+    podrun.cmd(["kill", "c"]).exits(0);
+    let scribe = loop {
+        match podrun.supervisors().into_iter().find(|pid| ![keeper, shim].contains(pid)) {
+            Some(pid) => break Pidfd::open(pid).expect("it is held up"),
+            None => assert!(Instant::now() < deadline, "nobody writes its last word"),
+        }
+        std::thread::yield_now();
+    };
+    process::send(shim, Signal::KILL);
+    assert!(scribe.wait(Instant::now() + hang_limit()), "it goes with its shim");
+    strace.finish();
+    podrun.cmd(["wait", "c"]).prints("143\n");
+    podrun.settle();
+    let text = std::fs::read_to_string(podrun.container_dir("c").join("state.json")).unwrap();
+    assert!(text.contains(r#""status": "stopped""#), "{text}");
+}
+
+#[test]
 fn a_lost_keeper_is_made_known_and_the_shim_goes_on() {
     let podrun = Podrun::new();
     podrun.run_detached("c", &busybox(), ["sh", "-c", "sleep 1000; exit 5"]);
