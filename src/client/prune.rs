@@ -1,6 +1,7 @@
 //! Deleting what is stopped, and surely nothing else.
 
 use super::patience::Patience;
+use super::recover::is_due;
 use super::{BUSY, clean};
 use crate::error::Result;
 use crate::events::{What, emit};
@@ -15,9 +16,11 @@ use crate::state::store::{self, View};
 pub fn prune(roots: &Roots, id: &ContainerId) -> Result<bool> {
     let paths = roots.container(id);
     let mut patience = Patience::of(BUSY);
-    // One that is only between two runs is not.
+    // One that is only between two runs is not, nor one that its policy would have run again after a reboot: `recover`
+    // may come later. What cannot be read says nothing of that.
     let is_stopped = |view: Option<View>| {
         view.is_some_and(|View { state, .. }| state.status == Status::Stopped && state.restarts.due.is_none())
+            && !is_due(&paths).unwrap_or(false)
     };
     while is_stopped(store::find(roots, id)?) {
         if let Some(lock) = Lock::try_take(&paths.lock)? {

@@ -20,12 +20,13 @@ use crate::state::lock::Lock;
 use crate::state::process::boot_id;
 use crate::state::publish::{self, Durability};
 use crate::state::store::{self, View};
-use crate::state::{Mode, State, Status, StoppedBy};
+use crate::state::{ExitRecord, Mode, State, Status, StoppedBy};
 
 /// Gives container `id` a keeper and a shim where it has lost both, or records its end; starts it where its
 /// restart policy says that it should run. False where there was nothing to do.
 pub fn recover(roots: &Roots, id: &ContainerId) -> Result<bool> {
     let paths = roots.container(id);
+    settle(&paths)?;
     // A lock that is held proves nothing: a shim that was killed has it until it is dead.
     let lost = is_unsettled(&paths, &store::view(roots, id)?)? && !answers(&paths)?;
     if lost {
@@ -73,11 +74,38 @@ fn should_run_now(roots: &Roots, id: &ContainerId, paths: &ContainerPaths) -> Re
     if state.mode != Mode::Supervised || shim_alive || state.status != Status::Stopped {
         return Ok(false);
     }
+    is_due(paths)
+}
+
+/// Whether a container that does not run should, by what its last shim wrote.
+pub(super) fn is_due(paths: &ContainerPaths) -> Result<bool> {
     let spec = publish::read_json::<Spec>(&paths.spec())?;
     let policy = spec.as_ref().map(Settings::of).transpose()?.map_or(RestartPolicy::No, |it| it.restart);
     // Not the view's, which is corrected.
     let written = publish::read_json::<State>(&paths.state())?;
     Ok(written.is_some_and(|written| should_run(policy, &written, written.boot_id == boot_id())))
+}
+
+/// Writes where it lasts what a shim had told in the run root, and did not live to write there.
+fn settle(paths: &ContainerPaths) -> Result<()> {
+    let unsaid = || -> Result<Option<(ExitRecord, State)>> {
+        let state = publish::read_json::<State>(&paths.state())?.filter(|state| {
+            let ran = matches!(state.status, Status::Running | Status::Paused);
+            ran && state.mode == Mode::Supervised && state.boot_id == boot_id()
+        });
+        let Some(state) = state else { return Ok(None) };
+        Ok(publish::read_json::<ExitRecord>(&paths.run_exit())?.map(|record| (record, state)))
+    };
+    // Under the lock nobody else has it to write any more.
+    if unsaid()?.is_some()
+        && let Some(_lock) = Lock::try_take(&paths.lock)?
+        && let Some((record, mut state)) = unsaid()?
+    {
+        publish::json(&paths.exit(), &record, Durability::Synced)?;
+        (state.status, state.reason) = (Status::Stopped, record.reason);
+        publish::json(&paths.state(), &state, Durability::Synced)?;
+    }
+    Ok(())
 }
 
 /// Whether a container that does not run, and of which its last shim wrote `state`, should.
@@ -105,21 +133,22 @@ fn is_owed(state: &State) -> bool {
     state.restarts.due.is_some() || (begun && state.stopped_by.is_none())
 }
 
-/// Takes back the restart that a container waits for whose shim is gone: its user has stopped it.
+/// Takes back what [`recover`] would start, of a container whose shim is gone: its user has stopped it.
 pub(super) fn call_off(roots: &Roots, id: &ContainerId) -> Result<()> {
     let paths = roots.container(id);
-    // Not the view's, which is corrected.
-    let written = || publish::read_json::<State>(&paths.state());
-    if !written()?.as_ref().is_some_and(is_owed) {
+    if !is_due(&paths)? {
         return Ok(());
     }
     // With a shim again it is started just now, and stopped the next time.
     if let Holder::Us(_lock) = find_holder(&paths, id)?
-        && let Some(mut state) = written()?.filter(is_owed)
+        && is_due(&paths)?
+        && let Some(View { mut state, .. }) = store::find_locked(roots, id)?
     {
         state.restarts.due = None;
-        state.stopped_by = Some(StoppedBy::User);
-        store::write_state(&paths, &state, Durability::Eventual)?;
+        (state.status, state.stopped_by) = (Status::Stopped, Some(StoppedBy::User));
+        // Said in this boot, and of none that ran in it.
+        (state.boot_id, state.init) = (boot_id(), None);
+        store::write_state(&paths, &state, Durability::Synced)?;
     }
     Ok(())
 }

@@ -16,6 +16,7 @@
 //! terminal beside it where it has one, then what came of `execve`.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use procfs::process::Process;
@@ -89,13 +90,19 @@ pub(super) fn wait_until_built(gate: &OwnedFd, pid: i32) -> Result<Option<Termin
 /// How long a child may be silent before somebody looks whether it [was stopped](check_going).
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// An error where the child `pid` was stopped, or a child of its own for which it waits: a hook, or the command of a
-/// minimal init. Until it has executed its command it takes as long as it does; but whoever shares its pid
-/// namespace can stop it, and then nothing would ever come of it.
+/// An error where the child `pid` was stopped, or a child of its own that executes what it does: the command of a
+/// minimal init, before it is one, or what is to be a hook. Until it has executed its command it takes as long as it
+/// does; but whoever shares its pid namespace can stop it, and then nothing would ever come of it.
 pub fn check_going(pid: i32) -> Result<()> {
     let children = Process::new(pid).and_then(|process| process.task_main_thread()?.children());
     let children = children.unwrap_or_default().into_iter().filter_map(|child| child.try_into().ok());
-    if !std::iter::once(pid).chain(children).any(is_stopped) {
+    let program = |pid: i32| {
+        let file = std::fs::metadata(format!("/proc/{pid}/exe")).ok()?;
+        Some((file.dev(), file.ino()))
+    };
+    let own = program(pid);
+    let waited_for = children.filter(|child| own.is_some() && program(*child) == own);
+    if !std::iter::once(pid).chain(waited_for).any(is_stopped) {
         return Ok(());
     }
     Err(Error::failed(format!("process {pid}"), "it was stopped before its command was executed")

@@ -28,6 +28,7 @@ use rustix::pipe::PipeFlags;
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 use serde::Serialize;
 
+use super::gate::PATIENCE;
 use super::plan::c_string;
 use crate::error::{Error, Result, errno_text};
 use crate::paths::ContainerId;
@@ -136,17 +137,17 @@ impl Hooks {
     /// Those of the parent, while init (`pid` on the host) waits with its namespaces and mounts.
     pub(super) fn create_runtime(&self, pid: i32) -> Result<()> {
         let all = self.prestart.iter().chain(&self.create_runtime);
-        self.run(all, Status::Creating, pid)
+        self.run(all, Status::Creating, pid, Session::Own)
     }
 
     /// Those of init before it enters its root.
     pub(super) fn create_container(&self) -> Result<()> {
-        self.run(&self.create_container, Status::Creating, own_pid())
+        self.run(&self.create_container, Status::Creating, own_pid(), Session::Inside)
     }
 
     /// Those of init before it executes the command.
     pub(super) fn start_container(&self) -> Result<()> {
-        self.run(&self.start_container, Status::Created, own_pid())
+        self.run(&self.start_container, Status::Created, own_pid(), Session::Inside)
     }
 
     /// Those of whoever started the command, which is `pid` on the host. All of them are run, in this process's
@@ -165,8 +166,9 @@ impl Hooks {
         programs: impl IntoIterator<Item = &'a Program>,
         status: Status,
         pid: i32,
+        session: Session,
     ) -> Result<()> {
-        programs.into_iter().try_for_each(|program| run(program, &self.state(status, pid)?, Session::Own))
+        programs.into_iter().try_for_each(|program| run(program, &self.state(status, pid)?, session))
     }
 
     fn run_all(&self, programs: &[Program], status: Status, pid: i32, session: Session) {
@@ -192,6 +194,8 @@ fn own_pid() -> i32 {
 enum Session {
     /// Nobody: `kill 0` in it ends nobody else.
     Own,
+    /// The same, beside processes of others that can stop it.
+    Inside,
     /// Whoever runs it.
     Shared,
 }
@@ -214,9 +218,9 @@ fn run(program: &Program, state: &[u8], session: Session) -> Result<()> {
         .map_err(|error| Error::io("start", &program.name, &error))?;
     drop(child);
     let deadline = program.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    let (words, in_time) = attend(&made.pidfd, &output, deadline).map_err(failed)?;
-    if !in_time {
-        if session == Session::Own {
+    let (words, attended) = attend(&made.pidfd, &output, deadline, session).map_err(failed)?;
+    if attended != Attended::Ended {
+        if session != Session::Shared {
             // What it has started too: until it is reaped, its number is that of its group alone.
             let _ = signal::kill(-made.pid, nix::libc::SIGKILL);
         }
@@ -225,9 +229,12 @@ fn run(program: &Program, state: &[u8], session: Session) -> Result<()> {
     let status =
         rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(made.pidfd.as_fd()), WaitIdOptions::EXITED));
     let ending = status.map_err(failed)?.as_ref().and_then(Ending::of);
-    let why = match (in_time, ending) {
-        (true, Some(Ending::Exited(0))) => return Ok(()),
-        (false, _) => format!("has not ended after {} s", program.timeout.unwrap_or_default().as_secs()),
+    let why = match (attended, ending) {
+        (Attended::Ended, Some(Ending::Exited(0))) => return Ok(()),
+        (Attended::OutOfTime, _) => {
+            format!("has not ended after {} s", program.timeout.unwrap_or_default().as_secs())
+        }
+        (Attended::Stopped, _) => "was stopped".to_owned(),
         (_, Some(Ending::Exited(code))) => format!("exited with code {code}"),
         (_, Some(Ending::Signaled { signal, .. })) => format!("was ended by signal {signal}"),
         (_, None) => "ended in no known way".to_owned(),
@@ -248,21 +255,44 @@ fn stdin_with(state: &[u8], program: &Program) -> Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// Waits until the process has ended or `deadline` has come (false), and keeps the beginning of what it
+/// What became of a hook that was waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Attended {
+    Ended,
+    OutOfTime,
+    /// By a signal, and nobody let it go on: whoever shares its pid namespace can do that.
+    Stopped,
+}
+
+fn is_stopped(process: &OwnedFd) -> bool {
+    let look = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    matches!(waitid(WaitId::PidFd(process.as_fd()), look), Ok(Some(_)))
+}
+
+/// Waits until the process has ended, `deadline` has come, or it is found stopped, and keeps the beginning of what it
 /// says meanwhile. Who holds its output open longer is not waited for.
-fn attend(process: &OwnedFd, output: &OwnedFd, deadline: Option<Instant>) -> Result<(Vec<u8>, bool), Errno> {
+fn attend(
+    process: &OwnedFd,
+    output: &OwnedFd,
+    deadline: Option<Instant>,
+    session: Session,
+) -> Result<(Vec<u8>, Attended), Errno> {
     let mut words = Vec::new();
     let mut buffer = [0; 4096];
     let mut open = true;
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let left = left.and_then(|left| Timespec::try_from(left).ok());
+        let timeout = left.map_or(PATIENCE, |left| left.min(PATIENCE));
         let mut fds = vec![PollFd::new(process, PollFlags::IN)];
         if open {
             fds.push(PollFd::new(output, PollFlags::IN));
         }
-        match poll(&mut fds, left.as_ref()) {
-            Ok(0) => return Ok((words, false)),
+        match poll(&mut fds, Timespec::try_from(timeout).ok().as_ref()) {
+            Ok(0) if left.is_some_and(|left| left <= PATIENCE) => return Ok((words, Attended::OutOfTime)),
+            Ok(0) if session == Session::Inside && is_stopped(process) => {
+                return Ok((words, Attended::Stopped));
+            }
+            Ok(0) => continue,
             Ok(_) => {}
             Err(Errno::INTR) => continue,
             Err(errno) => return Err(errno),
@@ -274,10 +304,10 @@ fn attend(process: &OwnedFd, output: &OwnedFd, deadline: Option<Instant>) -> Res
             let room = MAX_WORDS.saturating_sub(words.len()).min(length);
             words.extend_from_slice(&buffer[..room]);
             if ended && room == 0 {
-                return Ok((words, true));
+                return Ok((words, Attended::Ended));
             }
         } else if ended {
-            return Ok((words, true));
+            return Ok((words, Attended::Ended));
         }
     }
 }
@@ -296,7 +326,7 @@ fn become_hook(child: &Child<'_>) -> Result<std::convert::Infallible, Errno> {
     rustix::stdio::dup2_stdout(&child.output)?;
     rustix::stdio::dup2_stderr(&child.output)?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    if child.session == Session::Own {
+    if child.session != Session::Shared {
         rustix::process::setsid()?;
     }
     fd::only_stdio_survives_exec(0).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;

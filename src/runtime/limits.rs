@@ -61,7 +61,11 @@ pub fn update(roots: &Roots, id: &ContainerId, changes: &LinuxResources) -> Resu
         true => Some(open(&view.state)?),
         false => None,
     };
-    update_limits(&roots.container(id), cgroup.as_ref(), view.state.unit().map(|unit| unit.name), changes)?;
+    let paths = roots.container(id);
+    update_limits(&paths, cgroup.as_ref(), view.state.unit().map(|unit| unit.name), changes)?;
+    // No shim will.
+    publish::sync(&[&paths.spec()])?;
+    publish::saved(&paths.spec());
     emit(roots, id, What::Update);
     Ok(())
 }

@@ -80,11 +80,19 @@ pub fn saved(path: &Path) {
 fn change_places(new: &Path, path: &Path) -> std::io::Result<()> {
     // Under both names before it loses the first: a crash in between must not leave it under none that is looked at.
     // There may be nothing to keep, or no such thing as a second name; what is new counts all the same.
-    let _ = std::fs::hard_link(path, kept(path));
+    let linked = std::fs::hard_link(path, kept(path));
     match rustix::fs::renameat_with(CWD, new, CWD, path, RenameFlags::EXCHANGE) {
         Ok(()) => {
             // It is at its place, whatever becomes of what was there.
-            let _ = clear(new);
+            let moved = match linked {
+                Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                    rustix::fs::renameat_with(CWD, new, CWD, kept(path), RenameFlags::NOREPLACE).is_ok()
+                }
+                _ => false,
+            };
+            if !moved {
+                let _ = clear(new);
+            }
             Ok(())
         }
         // There was nothing, or the file system cannot do it.

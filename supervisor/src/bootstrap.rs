@@ -267,15 +267,17 @@ impl Attempt<'_> {
         record.finished_at = Some(Timestamp::now());
         record.reason = Some(error.to_string());
         // What failed may have come before that.
-        if let Err(error) = construct::move_record_aside(&self.paths) {
-            tracing::warn!("{error}");
+        let moved = construct::move_record_aside(&self.paths);
+        let published = publish::json(&self.paths.exit(), &record, Durability::Synced);
+        match &published {
+            Ok(()) => drop(std::fs::remove_file(self.paths.run_exit())),
+            // On a full disk the record before is better than none.
+            Err(_) => drop(moved.and_then(|()| construct::move_record_back(&self.paths))),
         }
-        publish::json(&self.paths.exit(), &record, Durability::Atomic)?;
-        let _ = std::fs::remove_file(self.paths.run_exit());
         state.status = Status::Stopped;
         state.reason = record.reason;
         let _ = std::fs::remove_file(self.paths.socket());
-        store::write_state(&self.paths, &state, Durability::Eventual)
+        published.and(store::write_state(&self.paths, &state, Durability::Synced))
     }
 }
 

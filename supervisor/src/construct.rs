@@ -96,6 +96,16 @@ pub(crate) fn move_record_aside(paths: &ContainerPaths) -> Result<()> {
     }
 }
 
+/// The record of the last run is the last one again, where there is no later one.
+pub(crate) fn move_record_back(paths: &ContainerPaths) -> Result<()> {
+    let exit = paths.exit();
+    if exit.exists() {
+        return Ok(());
+    }
+    std::fs::rename(exit.with_added_extension("1"), &exit)
+        .map_err(|error| Error::io("move back", &exit, &error))
+}
+
 /// The container's stdio by pipes: its own ends, and the shim's.
 fn pipes(interactive: bool) -> Result<(launch::Stdio, Streams)> {
     let (stdin, writer) = if interactive {

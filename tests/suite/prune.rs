@@ -32,6 +32,22 @@ fn every_stopped_container_goes_and_no_other() {
 }
 
 #[test]
+fn what_recover_would_start_stays_until_it_is_stopped() {
+    let podrun = Podrun::new();
+    let ids = ["always", "no", "unless-stopped"];
+    for policy in ids {
+        let run = ["run", policy, "-d", "--restart", policy, "--rootfs", &busybox(), "--", "sleep", "1000"];
+        podrun.cmd(run).prints(&format!("{policy}\n"));
+    }
+    podrun.reboot(&ids);
+    podrun.cmd(["prune"]).prints("no\n");
+    podrun.cmd(["stop", "unless-stopped"]).prints("unless-stopped\n");
+    podrun.cmd(["recover", "--all"]).prints("always\n");
+    podrun.cmd(["prune"]).prints("unless-stopped\n");
+    podrun.cmd(["list", "-q"]).prints("always\n");
+}
+
+#[test]
 fn what_a_crash_left_half_made_goes_and_what_is_in_use_does_not() {
     let podrun = Podrun::new();
     for command in [&["prune"][..], &["recover", "--all"]] {

@@ -98,6 +98,9 @@ fn a_failing_container_runs_so_often_and_whoever_waits_or_follows_sees_it_all() 
         (&7.into(), &Value::Null, &Value::Null)
     );
     assert!(podrun.container_dir("c").join("exit.json.1").exists());
+    // Cut short, a restart would have been owed.
+    let written = std::fs::read_to_string(podrun.container_dir("c").join("state.json")).expect("a state");
+    assert!(written.contains("\"again\": true"), "{written}");
     // By hand it starts anew.
     podrun.cmd(["start", "c"]).prints("c\n");
     podrun.cmd(["wait", "c"]).prints("10\n");

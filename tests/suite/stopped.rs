@@ -6,7 +6,7 @@ use crate::harness::bundle::{Engine, bundle, choose_cgroup, config};
 use crate::harness::{Podrun, busybox, number, process};
 use crate::keeper::freeze;
 
-const STOPPED: &str = "it was stopped before its command was executed";
+const STOPPED: &str = "was stopped";
 
 #[test]
 fn what_was_stopped_before_its_command_is_ended_and_that_is_told() {

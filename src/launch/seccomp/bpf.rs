@@ -21,6 +21,11 @@ impl Verdict {
     /// No program can tell it from a kernel that does not have the call: it takes another way.
     pub(super) const ENOSYS: Self = Self::errno(nix::libc::ENOSYS as u32);
 
+    /// Whether the call is made.
+    const fn permits(self) -> bool {
+        matches!(self.0, 0x7fff_0000 | 0x7ffc_0000)
+    }
+
     pub(super) const fn errno(errno: u32) -> Self {
         Self(0x0005_0000 | (errno & 0xffff))
     }
@@ -102,6 +107,10 @@ const RETURN: u16 = 0x06;
 const NUMBER: u32 = 0;
 const ARCH: u32 = 4;
 const ARGS: u32 = 16;
+
+/// The number of a call that a tracer has taken back (`seccomp(2)`): what it says comes of it stays so where the rest is
+/// permitted.
+const SKIPPED: u32 = u32::MAX;
 
 fn statement(code: u16, k: u32) -> Instruction {
     Instruction { code, jt: 0, jf: 0, k }
@@ -203,7 +212,11 @@ impl Backwards {
         }
         let known = self.tree(&ranges);
         let unknown = self.verdict(Verdict::ENOSYS);
-        self.branch(GREATER_OR_EQUAL, section.unknown, unknown, known);
+        let known = self.branch(GREATER_OR_EQUAL, section.unknown, unknown, known);
+        if section.default.permits() {
+            let permitted = self.verdict(section.default);
+            self.branch(EQUAL, SKIPPED, permitted, known);
+        }
         self.push(statement(LOAD, NUMBER))
     }
 
@@ -354,6 +367,9 @@ pub(super) mod tests {
         let Some(section) = sections.iter().find(|section| section.arch == call.arch) else {
             return Verdict::ENOSYS;
         };
+        if call.number == SKIPPED && section.default.permits() {
+            return section.default;
+        }
         if call.number >= section.unknown {
             return Verdict::ENOSYS;
         }
@@ -369,7 +385,7 @@ pub(super) mod tests {
     }
 
     fn verdict() -> impl Strategy<Value = Verdict> {
-        (0..4_u32).prop_map(Verdict::errno)
+        prop_oneof![3 => (0..3_u32).prop_map(Verdict::errno), 1 => Just(Verdict::ALLOW)]
     }
 
     fn rule() -> impl Strategy<Value = Rule> {
@@ -408,7 +424,7 @@ pub(super) mod tests {
         ) {
             let sections = [sections.0, sections.1];
             let program = compile(&sections);
-            for (arch, number) in (0..4).flat_map(|arch| (0..460).map(move |number| (arch, number))) {
+            for (arch, number) in (0..4).flat_map(|arch| (0..460).chain([SKIPPED]).map(move |number| (arch, number))) {
                 for args in &args {
                     let call = Call { arch, number, args: *args };
                     prop_assert_eq!(run(&program, call), expected(&sections, call), "{:?}", call);

@@ -96,7 +96,8 @@ impl Driver<'_> {
         construct::move_record_aside(&self.paths)?;
         let mut state = self.state.clone();
         (state.started_at, state.reason, state.stopped_by) = (None, self.standing_reason(), None);
-        state.restarts.due = None;
+        // Cut short it is owed.
+        (state.restarts.due, state.again) = (None, true);
         let (built, cgroup) =
             construct::build(&self.paths, &spec, &settings, &mut state).inspect_err(|_| {
                 if let Err(error) = cgroup::end(&state.cgroup_path, state.unit()) {
