@@ -210,7 +210,7 @@ fn wait(child: &Child, terminal: Option<Terminal>) -> Result<Option<OwnedFd>> {
     gate::built(&child.gate, terminal)?;
     match &child.listener {
         Some(listener) => gate::accept_go(listener).map(Some),
-        None if gate::wait_for_go(child.gate.as_fd()) => Ok(None),
+        None if gate::wait_for_go(child.gate.as_fd())? => Ok(None),
         // Nobody is left who could ever release it.
         None => clone::exit(0),
     }

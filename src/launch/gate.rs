@@ -208,20 +208,25 @@ pub(super) fn isolated(gate: &OwnedFd, netlink: Option<OwnedFd>) -> Result<bool>
     let fds: Vec<_> = netlink.iter().map(AsFd::as_fd).collect();
     pass::send(gate, &[ISOLATED], &fds).map_err(|errno| Error::os("report to the parent", errno))?;
     drop(netlink);
-    Ok(wait_for_go(gate.as_fd()))
+    wait_for_go(gate.as_fd())
 }
 
 /// Child: waits until it is released over `gate`. False where nobody is left who could.
-pub(super) fn wait_for_go(gate: BorrowedFd<'_>) -> bool {
+pub(super) fn wait_for_go(gate: BorrowedFd<'_>) -> Result<bool> {
     let mut byte = [0];
-    matches!(rustix::io::retry_on_intr(|| rustix::io::read(gate, &mut byte)), Ok(1)) && byte[0] == GO
+    match rustix::io::retry_on_intr(|| rustix::io::read(gate, &mut byte)) {
+        Ok(read) => Ok(read == 1 && byte[0] == GO),
+        Err(Errno::CONNRESET) => Ok(false),
+        // Somebody is there, and would take an end without a word for success.
+        Err(errno) => Err(Error::os("wait for start", errno)),
+    }
 }
 
 /// Child: waits until somebody connects and says go; that connection is where the outcome goes.
 pub(super) fn accept_go(listener: &OwnedFd) -> Result<OwnedFd> {
     loop {
         match rustix::net::accept_with(listener, SocketFlags::CLOEXEC) {
-            Ok(connection) if wait_for_go(connection.as_fd()) => return Ok(connection),
+            Ok(connection) if wait_for_go(connection.as_fd()).unwrap_or(false) => return Ok(connection),
             Ok(_) | Err(Errno::INTR | Errno::CONNABORTED) => {}
             Err(errno) => return Err(Error::os("wait for start", errno)),
         }

@@ -36,12 +36,11 @@ use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::bootstrap::Creator;
+use crate::Shim;
 use crate::child::Known;
 use crate::clock::{Alarm, Clock, QUIET, SAVE};
 use crate::events::Oom;
-use crate::exec::{self, Carried, Inside};
-use crate::exits::Exits;
+use crate::exec::{self, Inside};
 use crate::fd;
 use crate::freezer::{self, Freezing};
 use crate::keep::{Exit, Keep, Notices, Order, Slot};
@@ -50,7 +49,7 @@ use crate::log::{Logger, Pump};
 use crate::machine::restart::Asked;
 use crate::machine::{Action, Delivery, Event, Machine, Memory, Ticket};
 use crate::mounts::Mounts;
-use crate::owned::{Facts, Owned};
+use crate::owned::Facts;
 use crate::rest;
 use crate::server::{self, Answer, Command, Shared};
 use crate::signals::Signals;
@@ -71,16 +70,9 @@ const QUEUE: usize = 64;
 /// How long the clients of a shim that died may take to come to the next one, where the container goes.
 const RETURN: Duration = Duration::from_secs(1);
 
-/// Runs a container to its end. `creator` is the command that created it, still connected; without one
-/// the container was taken over.
-pub(crate) async fn run(
-    owned: Owned,
-    spec: Spec,
-    creator: Option<Creator>,
-    keep: Keep,
-    exits: Exits,
-    execs: Vec<Carried>,
-) -> Result<()> {
+/// Runs a container to its end.
+pub(crate) async fn run(shim: Shim) -> Result<()> {
+    let Shim { owned, spec, creator, keep, exits, execs } = shim;
     let settings = Settings::of(&spec)?;
     let paths = owned.paths();
     let cgroup = Cgroup::open(&owned.facts.state.cgroup_path)?;

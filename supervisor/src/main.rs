@@ -120,6 +120,7 @@ fn run() -> Result<()> {
 struct Shim {
     owned: Owned,
     spec: Spec,
+    /// The command that created the container, still connected; without one it was taken over.
     creator: Option<Creator>,
     keep: Keep,
     exits: Exits,
@@ -133,10 +134,9 @@ impl Shim {
     /// function that it passes through.
     #[inline(never)]
     fn life(self: Box<Self>) -> Life {
-        let Self { owned, spec, creator, keep, exits, execs } = *self;
-        let (id, pid) = (&owned.facts.state.id, rustix::process::getpid());
+        let (id, pid) = (&self.owned.facts.state.id, rustix::process::getpid());
         tracing::debug!(version = env!("CARGO_PKG_VERSION"), "the shim of {id} is process {pid}");
-        Box::pin(driver::run(owned, spec, creator, keep, exits, execs))
+        Box::pin(driver::run(*self))
     }
 }
 
